@@ -49,7 +49,15 @@ class ExchangeFilter(BaseModel):
     q: Text | None = None
 
 
-Condition = tuple[str, str | int | float]
+Condition = tuple[str, *tuple[str | int | float, ...]]
+"""SQL and its parameters."""
+
+Between = tuple[int, int]
+"""Ids of exchanges, neither of them included."""
+EVERY: Between = (0, MAX_INTEGER)
+
+ANY = "TRUE"
+"""The condition of a filter that wants everything: a WHERE has to have one."""
 
 _DIVERGES = (
     "EXISTS (SELECT 1 FROM divergences WHERE divergences.student = exchanges.student AND divergences.step = "
@@ -66,9 +74,13 @@ _RANGES = {
 }
 
 
-def conditions(wanted: ExchangeFilter) -> list[Condition]:
-    """(SQL condition, its one parameter) for each given field; tables are `exchanges` and `revisions`."""
+def conditions(wanted: ExchangeFilter, between: Between | None = None) -> list[Condition]:
+    """For each given field, and the ids; tables are `exchanges` and `revisions`."""
     found: list[Condition] = []
+    if between is not None:
+        found.append(("exchanges.id > ?", between[0]))
+        # An end that excludes nothing would lead SQLite from the index of a verdict or problem to that of the words.
+        found += [("exchanges.id < ?", between[1])] if between[1] < MAX_INTEGER else []
     for name in ("round", "step", "student", "tutor", "domain", "problem_id", "sample", "correct"):
         value = getattr(wanted, name)
         if value is not None:
@@ -84,7 +96,13 @@ def conditions(wanted: ExchangeFilter) -> list[Condition]:
         found.append(("exchanges.verdict = ?", verdict))
         if word is not None:
             found.append(("exchanges.word = ?", word))
-    return [*found, *_text_conditions(wanted.q or "")]
+    return [*found, *_text_conditions(wanted.q or "", between or EVERY)]
+
+
+def where_of(all_conditions: Sequence[Condition]) -> tuple[str, list[str | int | float]]:
+    """All of them as one, and its parameters in order."""
+    where = " AND ".join(condition for condition, *_ in all_conditions) or ANY
+    return where, [value for _, *values in all_conditions for value in values]
 
 
 def _sign(name: str, wanted: ExchangeFilter) -> str:
@@ -99,8 +117,11 @@ _ACTED = (
     "exchanges.id IN (SELECT told.id FROM acts JOIN exchanges AS told USING (student, step, problem_id, sample) "
     "WHERE acts.refused IS NULL AND acts.act = ?)"
 )
-_MATCHES = "exchanges.id IN (SELECT rowid FROM exchange_texts WHERE exchange_texts MATCH ?)"
-_HAS_STRETCH = "exchanges.id IN (SELECT rowid FROM exchange_grams WHERE exchange_grams MATCH ?)"
+# With the ids in it, too: without them the index would tell all that it has, for each page of old exchanges.
+_MATCHES = "exchanges.id IN (SELECT rowid FROM exchange_texts WHERE exchange_texts MATCH ? AND rowid > ? AND rowid < ?)"
+_HAS_STRETCH = (
+    "exchanges.id IN (SELECT rowid FROM exchange_grams WHERE exchange_grams MATCH ? AND rowid > ? AND rowid < ?)"
+)
 # The index has three characters in a row. What is shorter is looked for in the texts, and a word of one or two
 # characters mostly stands in so many that the newest are soon found.
 _HAS_SHORT_STRETCH = (
@@ -109,16 +130,19 @@ _HAS_SHORT_STRETCH = (
 _GRAM = 3
 
 
-def _text_conditions(text: str) -> Iterator[Condition]:
+def _text_conditions(text: str, between: Between) -> Iterator[Condition]:
     """Every word of the text, at least as a beginning; a stretch anywhere where blanks do not tell words apart."""
     # A NUL ends the expression for FTS5, and the quote that was opened before it would stand open.
     words = text.replace("\x00", " ").split()
     stretches = [word for word in words if UNSPACED_LETTER.search(word)]
     expression = match_expression(" ".join(word for word in words if word not in stretches))
     if expression:
-        yield _MATCHES, expression
+        yield _MATCHES, expression, *between
     for stretch in stretches:
-        yield (_HAS_STRETCH, _quoted(stretch)) if len(stretch) >= _GRAM else (_HAS_SHORT_STRETCH, stretch)
+        if len(stretch) >= _GRAM:
+            yield _HAS_STRETCH, _quoted(stretch), *between
+        else:
+            yield _HAS_SHORT_STRETCH, stretch
 
 
 class TextSearch:
@@ -129,9 +153,8 @@ class TextSearch:
     """
 
     def __init__(self, text: str) -> None:
-        found = list(_text_conditions(text))
-        self._where = " AND ".join(condition for condition, _ in found)
-        self._parameters = [value for _, value in found]
+        found = list(_text_conditions(text, EVERY))
+        self._where, self._parameters = where_of(found)
         self._known: dict[int, bool] = {}
         self._memory = sqlite3.connect(":memory:", isolation_level=None)
         texts = "CREATE TABLE exchanges (id INTEGER PRIMARY KEY, question TEXT, response TEXT, raw TEXT)"
@@ -140,7 +163,7 @@ class TextSearch:
 
     def among(self, exchanges: Sequence[ExchangeView]) -> list[ExchangeView]:
         """Those that have it, in their order."""
-        if not self._where:
+        if self._where == ANY:
             return list(exchanges)
         new = [exchange for exchange in exchanges if exchange.id not in self._known]
         if new:

@@ -15,7 +15,7 @@ import structlog
 
 from services.inspector.http.views import ActView, ExchangeView, exchange_view
 from services.inspector.store.database import DamagedStoreError, Database, Value, set_aside
-from services.inspector.store.filters import Condition, ExchangeFilter, conditions
+from services.inspector.store.filters import EVERY, Between, Condition, ExchangeFilter, conditions, where_of
 from services.inspector.store.log import RunLog
 from services.inspector.store.records import GAP_SUFFIX, START, Entry, StoredExchange, order_of, told
 from services.inspector.store.schema import REINDEX, REINDEXED_VERSIONS, SCHEMA_VERSION, SCRIPT
@@ -172,7 +172,7 @@ class Store:
             ("exchanges.problem_id = ?", problem_id),
             ("exchanges.sample = ?", sample),
         ]
-        found = self._exchanges(wanted, key, "ASC", 1)
+        found = self._exchanges(conditions(wanted) + key, "ASC", 1)
         return found[0] if found else None
 
     def group_told(self, wanted: ExchangeFilter, *, student: str, step: int, problem_id: str) -> list[ExchangeView]:
@@ -183,29 +183,25 @@ class Store:
             # The sign keeps SQLite from the index over problems alone, which orders by id, but may hold the whole log.
             ("+exchanges.problem_id = ?", problem_id),
         ]
-        return self._exchanges(wanted, key, "ASC", MAX_GROUP)
+        return self._exchanges(conditions(wanted) + key, "ASC", MAX_GROUP)
 
     def newest_exchanges(
         self, wanted: ExchangeFilter, *, before: int | None, after: int = 0, limit: int
     ) -> list[ExchangeView]:
         """Newest first, with ids below `before` and above `after`."""
-        limits: list[Condition] = [("exchanges.id > ?", after)]
-        if before is not None:
-            limits.append(("exchanges.id < ?", before))
-        return self._exchanges(wanted, limits, "DESC", limit)
+        between: Between = (after, EVERY[1] if before is None else before)
+        return self._exchanges(conditions(wanted, between), "DESC", limit)
 
     def exchanges_between(
         self, wanted: ExchangeFilter, *, after: int, upto: int | None = None, limit: int
     ) -> list[ExchangeView]:
         """Oldest first, with ids above `after` and at most `upto`."""
-        limits: list[Condition] = [("exchanges.id > ?", after)]
-        if upto is not None:
-            limits.append(("exchanges.id <= ?", upto))
-        return self._exchanges(wanted, limits, "ASC", limit)
+        between: Between = (after, EVERY[1] if upto is None else upto + 1)
+        return self._exchanges(conditions(wanted, between), "ASC", limit)
 
     def spread(self, wanted: ExchangeFilter) -> list[Counted]:
         """How often the exchanges of a filter have each value of each dimension."""
-        where, parameters = _where(conditions(wanted))
+        where, parameters = where_of(conditions(wanted))
         rows = self._database.read(SPREAD.format(where=where), parameters)
         return [Counted(row["dimension"], row["value"], row["count"]) for row in rows]
 
@@ -239,10 +235,8 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
-    def _exchanges(
-        self, wanted: ExchangeFilter, limits: Sequence[Condition], order: str, limit: int
-    ) -> list[ExchangeView]:
-        where, parameters = _where([*conditions(wanted), *limits])
+    def _exchanges(self, all_conditions: Sequence[Condition], order: str, limit: int) -> list[ExchangeView]:
+        where, parameters = where_of(all_conditions)
         sql = f"{_SELECT_EXCHANGES} WHERE {where} ORDER BY exchanges.id {order} LIMIT ?"
         return [exchange_view(row) for row in self._database.read(sql, [*parameters, limit])]
 
@@ -298,12 +292,6 @@ def store_or_new(path: Path, run: str, at: float) -> Store:
         aside = set_aside(path, at)
         log.warning("a damaged store was set aside; a new one begins", error=str(error), aside=str(aside))
         return Store(path, run)
-
-
-def _where(all_conditions: Sequence[Condition]) -> tuple[str, list[Value]]:
-    # A filter that wants everything has no condition, and a WHERE has to have one.
-    where = " AND ".join(condition for condition, _ in all_conditions) or "TRUE"
-    return where, [parameter for _, parameter in all_conditions]
 
 
 def _put_event(connection: sqlite3.Connection, entry: Entry) -> bool:

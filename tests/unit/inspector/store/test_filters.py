@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from contextlib import closing
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.inspector.store.filters import ExchangeFilter, TextSearch, conditions
+from services.inspector.store.filters import Condition, ExchangeFilter, TextSearch, conditions, where_of
 from services.inspector.store.records import Entry, LoggedEvent
 from services.inspector.store.store import Store
 from tests.unit.inspector.told import acted, feedback, revised
@@ -100,17 +101,22 @@ FOUND = "SEARCH exchanges USING INTEGER PRIMARY KEY (rowid=?)"
 )
 def test_a_page_of_a_filter_reads_no_further_than_its_rows(store: Store, wanted: dict[str, object], first: str) -> None:
     """Of one step all are sorted: those of others are not among them."""
-    found = conditions(ExchangeFilter.model_validate(wanted))
-    where = " AND ".join(sql for sql, _ in found)
-    plan = [
-        row["detail"]
-        for row in store._database.read(
-            f"EXPLAIN QUERY PLAN SELECT exchanges.* FROM exchanges WHERE {where} ORDER BY exchanges.id DESC LIMIT 50",
-            [value for _, value in found],
-        )
-    ]
+    plan = plan_of(store, conditions(ExchangeFilter.model_validate(wanted)))
     assert plan[0].startswith(first)
     assert ("USE TEMP B-TREE FOR ORDER BY" in plan) == (first == BY_STEP)
+
+
+def test_of_old_rows_an_index_of_words_tells_no_newer_ones(store: Store) -> None:
+    plan = plan_of(store, conditions(ExchangeFilter(q="force 加速度"), (0, 2)))
+    asked = [line for line in plan if "VIRTUAL TABLE" in line]
+    assert len(asked) == 2
+    assert all(line.endswith("><") for line in asked), "both ends are the index's own"
+
+
+def plan_of(store: Store, found: Sequence[Condition]) -> list[str]:
+    where, parameters = where_of(found)
+    sql = f"EXPLAIN QUERY PLAN SELECT exchanges.* FROM exchanges WHERE {where} ORDER BY exchanges.id DESC LIMIT 50"
+    return [row["detail"] for row in store._database.read(sql, parameters)]
 
 
 @pytest.mark.parametrize("q", ["onerror", "<img src=x", "Robert'); DROP TABLE", "NEAR(a b)", '"half', HOSTILE])
