@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from shared.config.settings import RunSection
 from shared.contracts.messages import Contract
-from shared.contracts.run import JobStatus, RunState, Score, Split, Status
+from shared.contracts.run import GateDecision, JobStatus, RunState, Score, Split, Status
+from shared.method.gating import GateMode
 
 STAGES = {
     Status.VALIDATING: "Validating",
@@ -23,17 +24,21 @@ STAGES = {
     Status.FAILED: "Failed",
 }
 OVER = (Status.DONE, Status.FAILED)
+TUTORED = (Status.GATED, Status.TRAINING, Status.ROUND_DONE)
+"""Where the newest gate is that of the round which is under way."""
 
 
 class Glance(Contract):
     """share: of all steps, those that are done. remaining_s: an estimate; None where there is none, or the run is over.
 
-    wrong: what a person should look at, the gravest first.
+    tutors: who may tutor whom in the round that is under way, and by which gaps; None between rounds, and where nobody
+    ever does. wrong: what a person should look at, the gravest first.
     """
 
     where: str
     share: float
     remaining_s: float | None
+    tutors: str | None
     latest: str | None
     wrong: tuple[str, ...]
 
@@ -45,7 +50,7 @@ class Glance(Contract):
     def lines(self) -> list[str]:
         """For a terminal."""
         first = "; ".join(filter(None, (self.where, self.to_go)))
-        return [first, *([self.latest] if self.latest else []), *(f"! {each}" for each in self.wrong)]
+        return [first, *filter(None, (self.tutors, self.latest)), *(f"! {each}" for each in self.wrong)]
 
 
 def glance(state: RunState, run: RunSection, *, training: bool, dead_letters: int) -> Glance:
@@ -55,6 +60,7 @@ def glance(state: RunState, run: RunSection, *, training: bool, dead_letters: in
         where=_where(state, run, training),
         share=min(1.0, sum(state.steps.values()) / total),
         remaining_s=_remaining_s(state, run) if training and state.status not in OVER else None,
+        tutors=_tutors(state.gates[-1]) if state.gates and state.status in TUTORED else None,
         latest=_latest(state.scores),
         wrong=tuple(_wrong(state, dead_letters)),
     )
@@ -86,6 +92,25 @@ def _where(state: RunState, run: RunSection, training: bool) -> str:
     if chunks:
         parts.append(f"{sum(chunks)} of {len(chunks)} parts")
     return "; ".join(parts)
+
+
+def _tutors(gate: GateDecision) -> str | None:
+    """By tutee, as the feed has it; where nobody may, who was the closest to it."""
+    mode = GateMode(gate.mode)
+    if mode is GateMode.NEVER:
+        return None
+    if mode is GateMode.ALWAYS:
+        return f"Everybody tutors in round {gate.round}, whatever the gap"
+    told = "; ".join(f"{student} ← {_tutors_of(gate, student)}" for student in gate.scores)
+    others = ", others on problems of their own domain" if mode is GateMode.DOMAIN_SELECTIVE else ""
+    return f"Tutors in round {gate.round}, by a gap of at most {gate.tau:g}{others}: {told}"
+
+
+def _tutors_of(gate: GateDecision, student: str) -> str:
+    pairs = sorted((pair for pair in gate.pairs if pair.student == student), key=lambda pair: pair.gap)
+    # Three digits, as a gap just above τ must not read like τ.
+    told = [f"{pair.tutor} {pair.gap:.3f}" for pair in pairs if pair.cognizant]
+    return ", ".join(told) or (f"nobody ({pairs[0].tutor} {pairs[0].gap:.3f})" if pairs else "nobody")
 
 
 def _remaining_s(state: RunState, run: RunSection) -> float | None:

@@ -8,7 +8,7 @@ from shared.config.settings import RunSection
 from shared.contracts.diagnostics import Alarm, AlarmWatch, Silenced
 from shared.contracts.run import EvalState, GateDecision, JobState, JobStatus, RunState, Split, Status, Tally
 from shared.results.glance import Glance, duration, glance
-from tests.fakes.final_state import AFTER, BEFORE, final_state, score
+from tests.fakes.final_state import AFTER, BEFORE, final_state, gate_of_three, score
 
 RUN = RunSection(rounds=4, steps_per_round=5)
 STUDENTS = ("a", "b")
@@ -31,8 +31,8 @@ def begun(status: Status = Status.TRAINING, **changes: Any) -> RunState:
     return final_state(**(fields | changes))
 
 
-def gate(round_: int) -> GateDecision:
-    return final_state().gates[0].model_copy(update={"round": round_})
+def gate(round_: int, **changes: Any) -> GateDecision:
+    return final_state().gates[0].model_copy(update={"round": round_, **changes})
 
 
 def looked(state: RunState, *, training: bool = True, dead_letters: int = 0) -> Glance:
@@ -94,6 +94,34 @@ def test_the_latest_evaluation_of_both_with_the_change_since_the_first() -> None
     )
 
 
+TUTORS = "Tutors in round 2, by a gap of at most 0.2"
+
+
+@pytest.mark.parametrize(
+    ("state", "tutors"),
+    [
+        (begun(), f"{TUTORS}: a ← b 0.125; b ← nobody (a 0.250)"),
+        (
+            begun(gates=[gate_of_three().model_copy(update={"round": 2})]),
+            f"{TUTORS}: a ← c 0.100; b ← nobody (a 0.300); c ← nobody (a 0.400)",
+        ),
+        (begun(gates=[gate(2, mode="always")]), "Everybody tutors in round 2, whatever the gap"),
+        (
+            begun(gates=[gate(2, mode="domain_selective")]),
+            f"{TUTORS}, others on problems of their own domain: a ← b 0.125; b ← nobody (a 0.250)",
+        ),
+        (begun(gates=[gate(2, mode="never")]), None),
+        (begun(gates=[]), None),
+        (begun(Status.VALIDATING), None),
+        (begun(Status.DONE), None),
+    ],
+)
+def test_who_may_tutor_whom_stands_there_while_somebody_does(state: RunState, tutors: str | None) -> None:
+    found = looked(state)
+    assert found.tutors == tutors
+    assert (found.tutors in found.lines) == (tutors is not None)
+
+
 def test_what_is_wrong_stands_there_the_gravest_first() -> None:
     assert looked(begun()).wrong == ()
     alarm = Alarm(student="b", alarm="near_zero_gradient", round=1, step=3, reason="gradient norm below 0.0001")
@@ -116,7 +144,7 @@ def test_what_is_wrong_stands_there_the_gravest_first() -> None:
         "1 feedback for student a lost",
         "2 feedbacks for student b lost",
     )
-    assert found.lines[2:] == [f"! {each}" for each in found.wrong]
+    assert found.lines[3:] == [f"! {each}" for each in found.wrong]
 
 
 @pytest.mark.parametrize(
