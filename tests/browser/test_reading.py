@@ -86,6 +86,46 @@ def test_everything_reads_without_javascript(browser: Browser, recorded: Stand) 
         assert opened.faults == []
 
 
+ARABIC = "استخدم القانون v = d / t."
+ENDS = """(node, text) => {
+  const range = document.createRange(), found = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
+  while (found.nextNode()) if (found.currentNode.data.includes(text)) break;
+  range.setStart(found.currentNode, found.currentNode.data.indexOf(text));
+  range.setEnd(found.currentNode, found.currentNode.data.indexOf(text) + text.length);
+  return [range.getBoundingClientRect().left, range.getBoundingClientRect().right];
+}"""
+
+
+def test_what_is_written_from_right_to_left_is_shown_so(watcher: Viewer, live: Stand) -> None:
+    raw = f"<concept>القانون</concept> {ARABIC}"
+    live.tell(*(feedback("p1", sample, raw=raw, delivered=ARABIC) for sample in range(2)))
+    page = watcher.open()
+    said = page.locator("#rows .said")
+    assert said.evaluate(ENDS, ".")[1] <= said.evaluate(ENDS, "استخدم")[0], "a sentence ends at its left"
+    assert said.evaluate(ENDS, "×2")[0] >= said.evaluate(ENDS, "استخدم")[1], "how often it was given is no part of it"
+    page = watcher.open("/feedback/1")
+    for heading in ("b said", "Delivered"):
+        text = page.locator("section", has=page.get_by_role("heading", name=heading)).locator(".text")
+        assert text.evaluate(ENDS, ".")[1] <= text.evaluate(ENDS, "استخدم")[0], heading
+
+
+def test_what_became_of_a_rows_answers_stands_beside_what_was_said(watcher: Viewer, live: Stand) -> None:
+    live.tell(*(feedback("p1", sample, correct=sample > 0) for sample in range(3)))
+    row = watcher.open().locator("#rows .row")
+    tops = {outcome.bounding_box()["y"] for outcome in row.locator(".outcome").all()}  # type: ignore[index]
+    assert len(tops) == 1
+    said, place = row.locator(".said").bounding_box(), row.locator(".place").bounding_box()
+    assert said is not None
+    assert place is not None
+    assert place["y"] - (said["y"] + said["height"]) < 8, "no empty line between them"
+
+
+def test_bars_of_a_table_begin_below_each_other(reader: Viewer) -> None:
+    meters = reader.open("/run").locator("#verdicts td > meter").all()
+    assert len(meters) > 2
+    assert len({meter.bounding_box()["x"] for meter in meters}) == 1  # type: ignore[index]
+
+
 def test_a_run_is_drawn(reader: Viewer) -> None:
     page = reader.open("/run")
     expect(page.locator("figure.plane circle")).not_to_have_count(0)
