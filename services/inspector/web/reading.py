@@ -40,6 +40,8 @@ Every read searches the texts anew."""
 
 EXAMPLES_OF = 5000
 """Newest exchanges that examples are looked for in: a domain may have none at all, and the log be long."""
+EXAMPLE_CHARS = 2000
+"""At most: examples are addresses, and what stands before this service may take only short ones."""
 
 Query = TypeVar("Query", bound="FeedQuery")
 
@@ -153,7 +155,8 @@ def example_problems(store: Store, domains: Iterable[str], among: int = EXAMPLES
     wanted = [ExchangeFilter(domain=domain, change=change) for domain in domains for change in (None, "fixed")]
     since = store.newest_exchange_id() - among
     found = [store.newest_exchanges(each, before=None, after=since, limit=1) for each in wanted]
-    return list(dict.fromkeys(exchange.question for each in found for exchange in each))
+    questions = (exchange.question for each in found for exchange in each)
+    return list(dict.fromkeys(question for question in questions if len(question) <= EXAMPLE_CHARS))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ function keep(list) {
   show();
 }
 
+function again(problem) {
+  const field = document.querySelector("#ask-form textarea");
+  field.value = problem;
+  field.focus();
+}
+
 // What was said is put in as text, never as markup.
 function show() {
   const list = kept();
@@ -38,7 +44,8 @@ function show() {
   asked.querySelector("div").replaceChildren(...list.map(({ problem, said }) => {
     const entry = asked.querySelector("template").content.cloneNode(true).querySelector("details");
     entry.querySelector("summary").textContent = String(problem);
-    entry.querySelector("a").href = `/ask?problem=${encodeURIComponent(problem)}`;
+    // Not by an address: what a question may have is more than one holds.
+    entry.querySelector("button").addEventListener("click", () => again(String(problem)));
     for (const text of said) {
       const stage = document.createElement("pre");
       stage.className = "text";

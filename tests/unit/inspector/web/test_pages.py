@@ -59,3 +59,5 @@ def test_examples_are_looked_for_among_the_newest_only(store: Store) -> None:
     domains = ("physics", "chemistry", "biology")
     assert example_problems(store, domains) == [told[2].question, "Old?"]
     assert example_problems(store, domains, among=2) == [told[2].question]
+    store.append([Entry("9-0", feedback("p9", question="word " * 1000))], "9-0")
+    assert example_problems(store, domains, among=1) == [], "its address would be too long"
