@@ -91,7 +91,7 @@ class SilenceRequest(ReasonRequest):
 
 
 class Accepted(Contract):
-    """It is queued; what came of it is the event `acted` with this id."""
+    """It is queued. What came of an act is the event `acted` with this id."""
 
     accepted: str
 

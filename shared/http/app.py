@@ -7,26 +7,39 @@ and what to do, and names the field as the caller wrote it.
 import json
 from codecs import BOM_UTF8
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from http import HTTPStatus
+from typing import Annotated, Any
 
 import structlog
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Form
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_core import ErrorDetails, from_json
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from shared.contracts.http import Readiness
-from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError
+from shared.contracts.http import ErrorResponse, Readiness
+from shared.errors import ConfigError, FencedError, OpcodError, RequestError, UnavailableError, shown
 from shared.http.access import AccessKeys, Limits, Scope
 from shared.http.guard import NOBODY_KNOWN, Guard, error_response
 from shared.http.sessions import Sessions
 
 MAX_SHOWN_CHARS = 60
 """Of a value or a name that a refusal repeats."""
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorResponse, "description": "What was expected, what came and what to do"}
+}
+"""What the schema says of every answer that is not as asked. Without it FastAPI tells of a body of its own."""
+
+# For the schema: Guard has looked at the key before any route.
+_BEARER = HTTPBearer(description="A key of the run's key file", auto_error=False)
+
+UNROUTED = {int(status): status.phrase for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)}
+"""What the router itself says: the status once more."""
 
 CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
 
@@ -64,7 +77,7 @@ def create_app(
     with `sessions`, a browser's session does as well.
     """
     # No pages of FastAPI's own: they load scripts from another host.
-    app = FastAPI(title=title, docs_url=None, redoc_url=None)
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, responses=ERRORS)
     # Before the first route: each is made of the class that is set then.
     app.router.route_class = JsonRoute
     app.add_middleware(Guard, keys=keys, limits=limits, sessions=sessions)
@@ -93,7 +106,7 @@ def create_app(
 def needs(scope: Scope) -> Any:
     """For the `dependencies` of a route: the least scope that it takes. Raises ForbiddenError (403)."""
 
-    async def check(request: Request) -> None:
+    async def check(request: Request, _key: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
         granted: Scope = request.state.scope
         if granted < scope:
             raise ForbiddenError(f"expected a key with the scope {scope.word}, this one has {granted.word}")
@@ -135,12 +148,22 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     return invalid_response(422, error)
 
 
-async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StarletteHTTPException)
     kind = "conflict_error" if error.status_code == 409 else "invalid_request_error"
-    answer = error_response(error.status_code, str(error.detail), kind)
+    message = str(error.detail)
+    if message == UNROUTED.get(error.status_code):
+        message = _unrouted(request, error)
+    answer = error_response(error.status_code, message, kind)
     answer.headers.update(error.headers or {})
     return answer
+
+
+def _unrouted(request: Request, error: StarletteHTTPException) -> str:
+    path = shown(request.url.path)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return f"expected {(error.headers or {}).get('Allow', 'another method')} at {path}, got {request.method}"
+    return f"there is nothing at {path}; /openapi.json says what there is"
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

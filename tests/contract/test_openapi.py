@@ -91,6 +91,32 @@ def attempt(cases: SearchStrategy["Case[Any]"]) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
+def test_every_operation_tells_its_answers_its_errors_and_its_key(service: str, tmp_path: Path) -> None:
+    with SERVICES[service](tmp_path) as app:
+        schema = app.openapi()
+    assert schema["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    assert "HTTPValidationError" not in schema["components"]["schemas"], "a body that no service answers with"
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            answers = operation["responses"]
+            refused = answers.pop("default")["content"]["application/json"]["schema"]
+            assert refused == {"$ref": "#/components/schemas/ErrorResponse"}, path
+            assert operation["security"] == [{"HTTPBearer": []}], path
+            [(_, answer)] = answers.items()
+            assert all(content["schema"] for content in answer["content"].values()), f"{method} {path}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_is_not_there_says_where_to_look(service: str, tmp_path: Path) -> None:
+    with SERVICES[service](tmp_path) as app:
+        client = TestClient(app, base_url=LOCAL)
+        nothing, other = client.get("/v1/nothing"), client.delete("/openapi.json")
+    told = [ErrorResponse.model_validate_json(answer.content).error.message for answer in (nothing, other)]
+    assert told[0] == "there is nothing at '/v1/nothing'; /openapi.json says what there is"
+    assert (other.status_code, told[1].startswith("expected "), "got DELETE" in told[1]) == (405, True, True)
+
+
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_body_is_json_says_so_and_is_text(service: str, tmp_path: Path) -> None:
     with SERVICES[service](tmp_path) as app:
         client = TestClient(app, base_url=LOCAL, raise_server_exceptions=False)

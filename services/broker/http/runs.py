@@ -85,7 +85,7 @@ def add_routes(
     # A path each: one with a parameter in the place of the word would take in what others do to a run, as silencing.
     for action in ACTIONS:
         path = f"/v1/runs/{{run}}/{action}"
-        app.post(path, name=action, response_model=None, status_code=202, dependencies=ADMIN)(controlling(action))
+        app.post(path, name=action, response_model=Accepted, status_code=202, dependencies=ADMIN)(controlling(action))
 
     @app.get("/v1/peers", dependencies=READ)
     async def show_peers() -> PeersResponse:

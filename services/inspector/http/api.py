@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field, model_validator
 
-from services.inspector.http.export import MEDIA_TYPES, Format, Rows, exported
+from services.inspector.http.export import MEDIA_TYPES, SCHEMA, Format, Rows, exported
 from services.inspector.http.stream import KEEP_ALIVE_S, Viewers, ViewerStream, ends_with, gap_before, live_events
 from services.inspector.http.views import EventPage, EventView, ExchangeView, FeedbackPage, TraceView, event_view
 from services.inspector.store.filters import MAX_INTEGER, ExchangeFilter, Whole
@@ -17,6 +17,7 @@ from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from shared.errors import ConfigError, NotFoundError
 from shared.http.app import READ
+from shared.http.sse import EVENTS
 
 MAX_PAGE = 200
 
@@ -76,7 +77,7 @@ def inspector_routes(
         """Where the log does not reach as far as `after`, a gap is told first, then all of it, as by /v1/stream."""
         return event_page(store, after, limit)
 
-    @router.get("/stream", response_class=ViewerStream, status_code=200)
+    @router.get("/stream", response_class=StreamingResponse, responses=EVENTS)
     def stream(
         request: Request,
         after: StreamId | None = None,
@@ -90,7 +91,7 @@ def inspector_routes(
         ended = ends_with(request, stopping)
         return ViewerStream(live_events(store, position, ended, lost=lost, keep_alive_s=keep_alive_s), viewers)
 
-    @router.get("/export")
+    @router.get("/export", response_class=StreamingResponse, responses=SCHEMA)
     def export(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
         headers = {"Content-Disposition": f'attachment; filename="{query.rows}.{query.format}"'}
         pieces = exported(store, sealed, query, query.format, query.rows)

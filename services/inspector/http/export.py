@@ -7,7 +7,7 @@ critique made of one, or a preference pair made of sealed rollouts.
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -23,6 +23,15 @@ PAGE = 500
 
 Format = Literal["jsonl", "parquet"]
 MEDIA_TYPES: dict[Format, str] = {"jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
+SCHEMA: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            MEDIA_TYPES["jsonl"]: {"schema": {"type": "string"}},
+            MEDIA_TYPES["parquet"]: {"schema": {"type": "string", "format": "binary"}},
+        }
+    }
+}
+"""What OpenAPI says of the answer."""
 Rows = Literal["exchanges", "critiques", "preferences"]
 CONTRACTS: dict[Rows, type[BaseModel]] = {
     "exchanges": ExchangeView,

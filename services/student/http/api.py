@@ -39,7 +39,7 @@ from shared.contracts.openai import ChatRequest, ChatResponse, ModelCard, ModelL
 from shared.errors import OpcodError, PromptError, RequestError, UnavailableError
 from shared.http.app import ASK, READ, JsonRoute, OpenAIRoute
 from shared.http.guard import request_id
-from shared.http.sse import Frames, open_stream, unless_gone
+from shared.http.sse import EVENTS, Frames, open_stream, unless_gone
 from shared.method.anchoring import concept
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.formats import format_named
@@ -187,7 +187,14 @@ class StudentApi:
 def student_routes(api: StudentApi) -> APIRouter:
     router = APIRouter(prefix="/v1", route_class=JsonRoute)
     openai = APIRouter(route_class=OpenAIRoute)
-    openai.add_api_route("/chat/completions", api.chat, methods=["POST"], dependencies=ASK, response_model=ChatResponse)
+    openai.add_api_route(
+        "/chat/completions",
+        api.chat,
+        methods=["POST"],
+        dependencies=ASK,
+        response_model=ChatResponse,
+        responses=EVENTS,
+    )
     openai.add_api_route("/completions", api.complete, methods=["POST"], dependencies=ASK)
     openai.add_api_route("/models", api.models, methods=["GET"], dependencies=READ)
     openai.add_api_route("/models/{model}", api.model, methods=["GET"], dependencies=READ)

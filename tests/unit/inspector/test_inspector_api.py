@@ -122,7 +122,7 @@ def test_text_is_told_as_it_is_and_never_as_html(client: TestClient, store: Stor
         ("/v1/events?limit=1000", 422, "limit"),
         ("/v1/stream?after=x", 400, "expected a stream id"),
         ("/v1/export?format=csv", 422, "format"),
-        ("/v1/nothing", 404, "Not Found"),
+        ("/v1/nothing", 404, "there is nothing at"),
     ],
 )
 def test_what_cannot_be_answered_says_why(client: TestClient, url: str, status_code: int, part: str) -> None:
