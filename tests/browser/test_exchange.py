@@ -93,6 +93,11 @@ def test_a_reveal_is_struck_through_in_the_raw_text(watcher: Viewer, live: Stand
     ]
     expect(said.locator(".reasons")).to_contain_text("gives the answer away")
     assert "line-through" in struck.last.evaluate("node => getComputedStyle(node).textDecorationLine")
+    live.tell(feedback("p2"))
+    page = watcher.open("/?redacted=true")
+    expect(page.locator("#rows .row")).to_have_count(1)
+    told = page.get_by_text("redacted", exact=True)
+    expect(told.last).to_have_attribute("title", "Taken out: The correct answer is B.")
 
 
 def test_the_heat_map_tells_the_alternatives_of_both(watcher: Viewer, live: Stand) -> None:

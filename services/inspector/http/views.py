@@ -33,9 +33,9 @@ class ActView(Contract):
 
 class ExchangeView(Contract):
     """One exchange; `key` names it to the broker. verdict is the word class, word the matched word; raw is what the
-    tutor wrote, delivered what the self-teacher sees of it, removed the rules that took something out. cut: texts are
-    shortened until the batch is sealed. withheld: feedback that was let through, but that a person excluded. at:
-    seconds since the epoch."""
+    tutor wrote, delivered what the self-teacher sees of it, removed what rules took out of the raw text beside the
+    concept. cut: texts are shortened until the batch is sealed. withheld: feedback that was let through, but that a
+    person excluded. at: seconds since the epoch."""
 
     id: int
     key: str

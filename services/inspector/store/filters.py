@@ -21,6 +21,7 @@ Nats = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 class ExchangeFilter(BaseModel):
     """All given fields must hold. verdict is a word class (`match`), or a whole verdict (`match:torque`);
+    redacted: whether rules took something out of the feedback, beside its concept;
     acted finds exchanges that a person flagged or excluded (what was refused does not count);
     chars are those of the response, nats the mean divergence of a traced rollout; both ends of a range are in it, but
     that of max_nats;
@@ -39,6 +40,7 @@ class ExchangeFilter(BaseModel):
     sample: Whole | None = None
     correct: bool | None = None
     change: Literal["fixed", "broke", "same"] | None = None
+    redacted: bool | None = None
     acted: Literal["flag", "exclude"] | None = None
     min_step: Whole | None = None
     max_step: Whole | None = None
@@ -89,6 +91,9 @@ def conditions(wanted: ExchangeFilter, between: Between | None = None) -> list[C
     found += [(sql, value) for name, sql in _RANGES.items() if (value := getattr(wanted, name)) is not None]
     if wanted.change is not None:
         found.append(("revisions.change = ?", wanted.change))
+    if wanted.redacted is not None:
+        # Without a parameter, as the index is of those for which it holds literally.
+        found.append((f"exchanges.removed {'<>' if wanted.redacted else '='} '[]'",))
     if wanted.acted is not None:
         found.append((_ACTED, wanted.acted))
     if wanted.verdict is not None:

@@ -64,6 +64,8 @@ CREATE INDEX IF NOT EXISTS exchanges_verdict ON exchanges (verdict, id);
 CREATE INDEX IF NOT EXISTS exchanges_problem ON exchanges (problem_id, id);
 -- Asked again and again, for batches that are still to be read. A few steps at most are in it.
 CREATE INDEX IF NOT EXISTS exchanges_unsealed ON exchanges (student, step) WHERE sealed = 0;
+-- A few in a thousand, as a rule.
+CREATE INDEX IF NOT EXISTS exchanges_redacted ON exchanges (id) WHERE removed <> '[]';
 
 CREATE TABLE IF NOT EXISTS revisions (
     student TEXT NOT NULL,

@@ -62,6 +62,11 @@ class Feedback(Fold[ExchangeView]):
         return folded(self.items, lambda item: (item.correct, item.revision and item.revision.change))
 
     @property
+    def removed(self) -> list[str]:
+        """What rules took out of their raw texts, each once."""
+        return list(dict.fromkeys(text for exchange in self.items for text in exchange.removed))
+
+    @property
     def acts(self) -> list[ActView]:
         """What people did about them, without what was refused."""
         return [act for exchange in self.items for act in exchange.history if not act.refused]

@@ -18,7 +18,7 @@ HOSTILE = "<img src=x onerror=alert(1)> Robert'); DROP TABLE exchanges;-- NEAR(a
 def filled(store: Store) -> Store:
     events: list[LoggedEvent] = [
         feedback("p1", 0, verdict="match:force", correct=True),
-        feedback("p2", 1, verdict="match:mass", domain="chemistry", round=2, step=2),
+        feedback("p2", 1, verdict="match:mass", domain="chemistry", round=2, step=2, removed=("It is 6.",)),
         feedback("p3", 2, verdict="no_match", student="b", tutor="a", delivered=None),
         feedback("p4", 3, verdict="fb_none", raw=None, delivered=None, response="H2O boils"),
         feedback("p5", 4, question=HOSTILE, response=HOSTILE, raw=HOSTILE),
@@ -72,6 +72,8 @@ def found_at_hand(store: Store, q: str) -> list[str]:
         ({"min_nats": 0}, []),
         ({"acted": "flag"}, ["p1"]),
         ({"acted": "exclude"}, []),
+        ({"redacted": True}, ["p2"]),
+        ({"redacted": False, "verdict": "match"}, ["p5", "p1"]),
         ({"student": "a", "verdict": "match", "min_step": 1, "max_step": 1}, ["p5", "p1"]),
     ],
 )
@@ -94,6 +96,7 @@ FOUND = "SEARCH exchanges USING INTEGER PRIMARY KEY (rowid=?)"
         ({"student": "a", "verdict": "match"}, "SEARCH exchanges USING INDEX exchanges_verdict (verdict=?)"),
         ({"student": "a", "q": "force"}, FOUND),
         ({"acted": "flag"}, FOUND),
+        ({"redacted": True}, "SCAN exchanges USING INDEX exchanges_redacted"),
         ({"student": "a", "step": 2}, BY_STEP),
         ({"student": "a", "min_step": 2, "max_step": 3}, BY_STEP),
     ],
