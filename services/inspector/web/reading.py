@@ -205,7 +205,9 @@ def read_exchange(
     return Around(
         exchange=exchange,
         question=marked_concept(exchange.question, exchange.word),
-        raw=None if exchange.raw is None else reviewed(exchange.raw),
+        raw=None
+        if exchange.raw is None
+        else reviewed(exchange.raw, exchange.removed, exchange.delivered or exchange.withheld),
         sealed=sealed,
         no_sealed=no_sealed,
         # The last one: a broker that was started again in a round may have told its gate once more.

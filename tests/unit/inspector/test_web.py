@@ -24,6 +24,8 @@ from services.inspector.web.run_tables import run_tables
 from shared.bus.port import DeadLetter
 from shared.contracts.events import Evaluated, Event, RunTakenUp, StepApplied, TutorSilenced
 from shared.errors import ConfigError
+from shared.problems.formats import format_named
+from shared.problems.problem import Problem
 from shared.results.grid import Named
 from shared.results.timeline import timeline
 from tests.fakes.figures import step_metrics
@@ -94,6 +96,32 @@ def test_what_the_rules_take_out_keeps_its_reason(raw: str, removed: list[tuple[
     pieces = reviewed(raw)
     assert [(piece.text.strip(), piece.mark) for piece in pieces if piece.removed and piece.text.strip()] == removed
     assert "".join(piece.text for piece in pieces) == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "answer", "struck"),
+    [
+        (" <concept>ether</concept> Use 710 * liters = 1420", "1420", [" = 1420"]),
+        ("<concept>ether</concept> So 3 - 1 = 2. <think>hm</think>Then 1 + 1 = 2 again.", "2", [" = 2", " = 2 again"]),
+        ("<concept>ether</concept> Not = 120, = 12 then.", "12", [" = 12 then"]),
+        ("<concept>ether</concept> = 12", "12", ["= 12"]),
+    ],
+)
+def test_what_a_format_takes_out_is_struck_through_where_it_stood(raw: str, answer: str, struck: list[str]) -> None:
+    problem = Problem("p1", "chemistry", "ether", "Find the grams of 2 liters of ether.", answer)
+    judged = format_named("integer").judge_feedback(raw, problem)
+    assert judged.removed
+    pieces = reviewed(raw, judged.removed, judged.delivered)
+    assert "".join(piece.text for piece in pieces) == raw
+    left = "".join(piece.text for piece in pieces if not piece.removed).strip()
+    assert left == (judged.delivered or "")
+    assert [piece.text for piece in pieces if piece.mark == "reveal"] == struck
+
+
+def test_what_does_not_come_out_is_not_marked_at_a_guess() -> None:
+    assert [piece.text for piece in reviewed("Use 2 = 2 = 2", (" = 2",), "Use 2")] == ["Use 2 = 2 = 2"]
+    many = "= 2 " * 500
+    assert not any(piece.removed for piece in reviewed(many, ("= 2",) * 400, "cut…"))
 
 
 def test_a_place_is_read_back_and_anything_else_refused() -> None:
