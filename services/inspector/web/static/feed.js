@@ -142,7 +142,14 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// Who comes back from an exchange goes on at its row.
+document.addEventListener("click", (event) => {
+  const row = event.target.closest("#rows .row");
+  if (row) history.replaceState({ ...history.state, row: row.id }, "");
+});
+
 document.addEventListener("DOMContentLoaded", () => {
   part("feed").dataset.begun = "yes";
   begin();
+  if (history.state?.row) part(history.state.row)?.querySelector("a").focus();
 });
