@@ -101,8 +101,10 @@ def test_stages_come_as_they_are_there(browser: Browser, tmp_path: Path) -> None
         for number, said in enumerate((HOSTILE, "Multiply.", "3 * 4 = 12"), start=1):
             peers.more.release()
             expect(stages).to_have_count(number)
-            assert said in stages.nth(number - 1).locator("pre").evaluate(WITHOUT_WHAT_IS_GONE)
+            assert said in stages.nth(number - 1).locator("pre").first.evaluate(WITHOUT_WHAT_IS_GONE)
         expect(stages.nth(1)).to_contain_text("match voltage")
+        stages.nth(1).get_by_text("As it was said").click()
+        expect(stages.nth(1).get_by_text("<concept>voltage</concept> Multiply.")).to_be_visible()
         expect(page.get_by_text("They are thinking…")).to_be_hidden()
         expect(page.get_by_role("button", name="Ask")).to_be_enabled()
         put(page, "busy")
