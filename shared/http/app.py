@@ -5,6 +5,7 @@ and what to do, and names the field as the caller wrote it.
 """
 
 import json
+import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
@@ -50,6 +51,8 @@ _PLAINER = {
     "model_attributes_type": "Input should be an object",
     "tuple_type": "Input should be an array",
 }
+
+_PYTHONS_LIST = re.compile(r"^(Tuple|List)(?= should)")
 
 # Kinds whose message needs no value beside it: there is none, it is not the point, or the message has it.
 _WITHOUT_VALUE = frozenset({"extra_forbidden", "missing", "value_error"})
@@ -222,6 +225,7 @@ def invalid_response(status: int, error: RequestValidationError) -> JSONResponse
     """The first fault of a request that does not fit its route's schema."""
     first: ErrorDetails = error.errors()[0]
     message = _PLAINER.get(first["type"], first["msg"]).removeprefix("Value error, ")
+    message = _PYTHONS_LIST.sub("Array", message)
     if first["type"] not in _WITHOUT_VALUE:
         message += f", got {_shown(first['input'])}"
     code = CODES.get(first["type"], "invalid_value")

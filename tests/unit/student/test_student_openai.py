@@ -38,7 +38,7 @@ CHAT = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}]}
         ({"stop": 3}, 400, "stop: expected a text or a list of texts, got 3"),
         ({"stop": ["x", None]}, 400, "stop.1: Input should be a valid string, got null"),
         ({"top_p": 1.5}, 400, "top_p: Input should be less than or equal to 1, got 1.5"),
-        ({"messages": []}, 400, "messages"),
+        ({"messages": []}, 400, "messages: Array should have at least 1 item"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "taken, got image_url"),
         ({"messages": [{"role": "user", "content": 4}]}, 400, "expected a text or a list of text parts, got 4"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages.0.content.0.text: Field"),
