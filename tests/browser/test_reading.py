@@ -120,6 +120,15 @@ def test_what_became_of_a_rows_answers_stands_beside_what_was_said(watcher: View
     assert place["y"] - (said["y"] + said["height"]) < 8, "no empty line between them"
 
 
+def test_both_ends_of_a_range_stand_together(reader: Viewer) -> None:
+    page = reader.open("/?round=1")
+    for width in (1440, 1024, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        for name in ("Steps", "Characters of the answer", "Divergence in nats"):
+            ends = page.get_by_role("group", name=name, exact=True).get_by_role("textbox").all()
+            assert [end.bounding_box()["y"] for end in ends] == [ends[0].bounding_box()["y"]] * 2  # type: ignore[index]
+
+
 def test_bars_of_a_table_begin_below_each_other(reader: Viewer) -> None:
     meters = reader.open("/run").locator("#verdicts td > meter").all()
     assert len(meters) > 2
