@@ -137,7 +137,7 @@ def train(
         try:
             with timeline.stage("starting services"):
                 deployment = launcher.start(lambda what: tell(console, f"starting: {what}"))
-            tell(console, f"watch it: {page_of(deployment)}", soft_wrap=True)
+            tell(console, f"watch it: {page_of(deployment)}")
             # Who resumes a paused run has dealt with what it was paused for.
             reason = end_pause(deployment) if resumed else None
             if reason is not None:

@@ -50,7 +50,7 @@ def up(
             deployment = launcher.start(lambda what: tell(console, f"starting: {what}"))
             assert deployment.broker is not None
             tell(console, f"run {paths.run} is up: {deployment.broker.url}; stop with Ctrl-C")
-            tell(console, f"its page: {page_of(deployment)}", soft_wrap=True)
+            tell(console, f"its page: {page_of(deployment)}")
             while not interrupted():
                 for name in launcher.watch():
                     tell(console, f"{name} ended and was started again")

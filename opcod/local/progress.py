@@ -11,6 +11,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from opcod.local.names import name_of
 from shared.contracts.events import Acted, AlarmRaised, Event, TutorSilenced
@@ -20,6 +21,7 @@ from shared.errors import printable
 
 LINE_EVERY_S = 10.0
 PIPED_WIDTH = 140
+WIDE = 100
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -43,10 +45,10 @@ def _shown_if_possible(console: Console) -> Iterator[None]:
             console.end_capture()
 
 
-def tell(console: Console, text: str, *, soft_wrap: bool = False, style: str | None = None) -> None:
-    """One line that stays, for whoever follows what goes on."""
+def tell(console: Console, text: str, *, style: str | None = None) -> None:
+    """One line that stays, for whoever follows what goes on; whole, as it may be a path or a command to be copied."""
     with _shown_if_possible(console):
-        console.print(printable(text), soft_wrap=soft_wrap, style=style)
+        console.print(printable(text), soft_wrap=True, style=style)
 
 
 class RunProgress:
@@ -58,13 +60,15 @@ class RunProgress:
         self._processes = processes
         self._rounds = rounds
         self._live = console.is_terminal
+        # Where there is little room, the note is what is cut; what is to be read first stands at its beginning.
         self._bars = Progress(
-            TextColumn("{task.description:<34}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=24 if console.width >= WIDE else 10),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
             console=console,
+            expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
         self._last_line = ""
@@ -109,7 +113,8 @@ class RunProgress:
             total = sum(len(e.chunks) for e in state.evals)
             self._bar("evaluation", "evaluation", done, total, "")
             notes.append(f"evaluation {done}/{total}")
-        services = ", ".join(f"{name} {state}" for name, state in sorted((name_of(b), b.state) for b in beats))
+        found = sorted((beat.state == "ready", name_of(beat), beat.state) for beat in beats)
+        services = ", ".join(f"{name} {state}" for _, name, state in found)
         self._bar("services", "services", len(beats), max(self._processes, len(beats)), services)
         self._line(f"{title} | {' | '.join(notes)}")
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from opcod.commands.run import Follower
-from opcod.local.progress import RunProgress, make_console
+from opcod.local.progress import RunProgress, make_console, tell
 from shared.contracts.acting import SilenceAct
 from shared.contracts.events import Acted, AlarmRaised, Event, JobLost, RunTakenUp, StatusChanged, TutorSilenced
 from shared.contracts.heartbeats import Heartbeat
@@ -78,6 +78,31 @@ def test_texts_of_services_and_versions_are_no_markup(
     bars = capsys.readouterr().out
     assert f"student a {HOSTILE}" in bars
     assert f"student-a {HOSTILE}" in bars
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_bars_tell_their_numbers_on_any_terminal(width: int) -> None:
+    """What is cut is the note; who is not ready stands at its beginning."""
+    seen = io.StringIO()
+    screen = Console(file=seen, width=width, force_terminal=True, color_system=None)
+    services = ("broker", "inspector", "student-a", "student-b", "trainer-a", "trainer-b")
+    beats = [Heartbeat(service=name, replica="0", state="ready", at=0) for name in services]
+    progress = RunProgress(screen, 5, 3, 6)
+    with progress:
+        progress.update(
+            final_state(version={"a": "a@v15", "b": "b@v15"}),
+            [*beats[:-1], beats[-1].model_copy(update={"state": "loading"})],
+        )
+    last = seen.getvalue().rsplit("done, round", 1)[1]
+    assert "5/5" in last and last.count("0:00:0") == 4
+    assert "student a a@v15" in last and "6/6" in last
+    assert "trainer-b load" in last
+
+
+def test_what_is_to_be_copied_is_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"opcod run --resume r1 --runs-dir {'/long' * 40}"
+    tell(make_console(), f"Go on with `{command}`.")
+    assert command in capsys.readouterr().out
 
 
 class FullDisk(io.StringIO):
