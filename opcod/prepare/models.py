@@ -85,6 +85,8 @@ def prepare_models(
         models |= _specialize(paths, specialists, own, gpus, ranks, progress, stopped)
     for name, path in models.items():
         _pin(paths, name, _prepared_now(path), pinned[name])
+    if not specialists:
+        return {"loading models": time.monotonic() - started}
     drawing = {"drawing own answers": drawn - loaded} if own else {}
     return {"loading models": loaded - started, **drawing, "fine-tuning specialists": time.monotonic() - drawn}
 
@@ -235,7 +237,7 @@ def progress_of(log_file: Path, code: int | None) -> str:
     """For people. code: of a process that has ended; its last line is its result, for programs."""
     if code is not None:
         return "done" if code == 0 else f"ended with exit code {code}"
-    return log_tail(log_file, lines=1)
+    return log_tail(log_file, lines=1) or "starts"
 
 
 def _identity(model_dir: Path) -> str:

@@ -21,6 +21,8 @@ def test_progress_is_a_line_for_people_and_never_a_result_for_programs(tmp_path:
     assert progress_of(log, None) == "update 5/40, loss 1.234"
     log.write_text('update 40/40, loss 0.9\n{"path": "/cache/x", "cached": false, "seconds": 61.2}\n')
     assert progress_of(log, 0) == "done"
+    log.write_text("")
+    assert progress_of(log, None) == "starts"
     assert progress_of(log, 3) == "ended with exit code 3"
 
 
@@ -32,7 +34,8 @@ def test_a_model_that_nobody_wrote_to_is_not_hashed_again(tmp_path: Path) -> Non
     settings = load_settings(preset="smoke", overrides=both, environ={})
     paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
     paths.run_dir.mkdir(parents=True)
-    prepare_models(paths, settings, lambda _: None)
+    seconds = prepare_models(paths, settings, lambda _: None)
+    assert [*seconds] == ["loading models"], "no specialist is made"
     first = prepared_model(paths.run_dir, "a")
     assert first.checksum == file_checksum(*model.glob("*.safetensors"))
     believed = first.model_copy(update={"sha256": "0" * 64})
