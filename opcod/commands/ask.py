@@ -18,7 +18,7 @@ from opcod.talk.client import Client, body_of
 from opcod.talk.text import indented, on_one_line
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.http import STAGE, STAGES, Advised, AskRequest, AskResponse, Stage
-from shared.errors import StoppedError, UnavailableError
+from shared.errors import ConfigError, StoppedError, UnavailableError
 from shared.http.client import parsed
 
 
@@ -43,6 +43,7 @@ def ask(
     found = _found(runs_dir, run_name)
     place = (found.run_dir.parent, found.run_dir.name) if found else (runs_dir, run_name)
     paths, settings = served_settings(*place, cache_dir, preset, config, overrides)
+    _check_names(settings, first, tutor)
     up = nullcontext(found) if found else _started(paths, settings)
     with up as deployment, closing(Client(deployment)) as client:
         for event in client.broker_events("/v1/peers/ask", request):
@@ -51,6 +52,15 @@ def ask(
             elif event.event == "done" and as_json:
                 asked = parsed("the broker", AskResponse.model_validate_json, event.data)
                 typer.echo(asked.model_dump_json(indent=1))
+
+
+def _check_names(settings: RunSettings, first: str | None, tutor: str | None) -> None:
+    """Before services are started for a question that the broker would refuse. Raises ConfigError."""
+    for option, name in (("--first", first), ("--tutor", tutor)):
+        if name is not None:
+            settings.require_student(name, option)
+    if tutor is not None and tutor == (first or settings.names[0]):
+        raise ConfigError(f"--tutor: expected another student than {tutor}, which answers")
 
 
 def stage_lines(stage: Stage) -> list[str]:

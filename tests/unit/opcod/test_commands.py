@@ -119,6 +119,22 @@ def test_a_run_keeps_its_settings_and_shows_what_differs(opcod: Opcod, runs: Pat
     assert [path.name for path in (runs / "r1").iterdir()] == ["config.toml"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--first", "z"), "--first: expected one of a, b, got 'z'"),
+        (("--tutor", "z"), "--tutor: expected one of a, b, got 'z'"),
+        (("--tutor", "a"), "--tutor: expected another student than a, which answers"),
+        (("--tutor", "b", "--first", "b"), "--tutor: expected another student than b, which answers"),
+    ],
+)
+def test_a_question_to_nobody_starts_no_service(opcod: Opcod, runs: Path, words: tuple[str, ...], said: str) -> None:
+    begun(runs, "r1")
+    code, _, error = opcod("ask", "Why?", "--run", "r1", *words)
+    assert (code, error) == (2, f"error: {said}\n")
+    assert [path.name for path in (runs / "r1").iterdir()] == ["config.toml"]
+
+
 def test_another_preset_differs_in_more(opcod: Opcod, runs: Path) -> None:
     begun(runs, "r1")
     code, _, error = opcod("run", "--resume", "r1", "--preset", "laptop")
