@@ -172,6 +172,15 @@ def _endpoint(service: str, found: dict[str, Heartbeat], name: str | None = None
     return Endpoint(name=name or service, url=beat.url) if beat is not None and beat.url is not None else None
 
 
+def require_run(run_dir: Path) -> None:
+    """Raises ConfigError where a run was not even begun, naming those that were."""
+    if (run_dir / "config.toml").exists():
+        return
+    known = ", ".join(sorted(path.parent.name for path in run_dir.parent.glob("*/config.toml")))
+    there = f"the runs there: {known}" if known else "`opcod run` starts one"
+    raise ConfigError(f"expected a run at {run_dir}, found none; {there}")
+
+
 def latest_run(runs_dir: Path) -> str:
     """The run begun last; a replay is none, it has no state. Raises ConfigError if there is no run."""
     # What has a config.toml only was prepared, and has not begun.

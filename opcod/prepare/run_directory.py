@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from opcod.local.deployment import require_run
 from opcod.options import given, settings_on
 from shared.config.loading import asked_settings, differences, to_toml
 from shared.config.settings import Paths, RunSettings
@@ -60,8 +61,7 @@ def create_run(paths: Paths, settings: RunSettings) -> None:
 
 def stored_settings(paths: Paths) -> RunSettings:
     """Settings of an existing run. Raises ConfigError if there is none."""
-    if not (paths.run_dir / "config.toml").exists():
-        raise ConfigError(f"expected a run at {paths.run_dir}, found none; `opcod run` starts one")
+    require_run(paths.run_dir)
     _refuse_another_name(paths)
     return asked_settings(paths.run_dir)
 

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from opcod.local.deployment import latest_run, live_deployment
+from opcod.local.deployment import latest_run, live_deployment, require_run
 from opcod.talk.client import Client
 from services.inspector.http.export import Format, Rows, exported
 from services.inspector.http.views import ExchangeView, FeedbackPage, TraceView
@@ -17,7 +17,7 @@ from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from services.inspector.store.traces import Traces
 from shared.contracts.acting import ExchangeRef
-from shared.errors import ConfigError, UnavailableError
+from shared.errors import MAX_SHOWN_CHARS, ConfigError, UnavailableError
 
 Found = TypeVar("Found")
 
@@ -151,9 +151,7 @@ def run_directory(runs_dir: Path, run: str | None) -> Path:
     """Raises ConfigError if there is no such run, or none at all."""
     # Also a run that is over, or was made on another machine: its directory is enough.
     run_dir = runs_dir / (run or latest_run(runs_dir))
-    if not (run_dir / "config.toml").exists():
-        known = ", ".join(sorted(path.parent.name for path in runs_dir.glob("*/config.toml"))) or "none"
-        raise ConfigError(f"expected a run at {run_dir}, found none; the runs there: {known}")
+    require_run(run_dir)
     return run_dir
 
 
@@ -164,8 +162,13 @@ def filter_names() -> str:
 
 def read_filter(given: Sequence[str]) -> ExchangeFilter:
     """From `name=value` words. Raises ConfigError naming what is wrong and the names there are."""
-    # At the first = only: a value may have more of them. A word without any gets an empty value.
-    pairs = dict(word.partition("=")[::2] for word in given)
+    for word in given:
+        if "=" not in word:
+            raise ConfigError(
+                f"--filter: expected name=value, such as verdict=no_match, got {word[:MAX_SHOWN_CHARS]!r}"
+            )
+    # At the first = only: a value may have more of them.
+    pairs = dict(word.split("=", 1) for word in given)
     try:
         return ExchangeFilter.model_validate(pairs)
     except ValidationError as error:

@@ -119,6 +119,15 @@ def test_a_run_keeps_its_settings_and_shows_what_differs(opcod: Opcod, runs: Pat
     assert [path.name for path in (runs / "r1").iterdir()] == ["config.toml"]
 
 
+@pytest.mark.parametrize("command", [("run", "--resume"), ("up",), ("ask", "Why?", "--run"), ("weights", "list")])
+def test_a_run_that_is_not_there_is_told_beside_those_that_are(
+    opcod: Opcod, runs: Path, command: tuple[str, ...]
+) -> None:
+    begun(runs, "r1")
+    code, _, error = opcod(*command, "r2", "--runs-dir", str(runs), places=False)
+    assert (code, "r2, found none; the runs there: r1\n" in error) == (2, True), error
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
