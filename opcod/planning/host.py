@@ -1,10 +1,19 @@
-"""How much of the host's memory what computes on GPUs needs at most, by arithmetic: what passes through it, and what is
-kept there for want of room on a card."""
+"""How much of the host's memory a run needs at most, by arithmetic. Of what computes on GPUs: what passes through it,
+and what is kept there for want of room on a card."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from opcod.local.names import ServiceName, student_services
-from opcod.planning.memory import MODEL_RUNTIME_BYTES, MOMENTS, MemoryPart, MiB, Need
+from opcod.planning.cards import GIB
+from opcod.planning.memory import (
+    MODEL_RUNTIME_BYTES,
+    MOMENTS,
+    MemoryPart,
+    MiB,
+    Need,
+    mapped_weights,
+    total_bytes,
+)
 from opcod.planning.shapes import DTYPE_BYTES, ModelShape
 from shared.config.settings import RunSettings
 
@@ -42,6 +51,24 @@ def host_needs(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[
             # Loaded to be trained, and once more to be merged.
             found.append(_on_host(f"specialist-{student}", CUDA_HOST_BYTES, 2 * weights))
     return found
+
+
+def memory_lines(settings: RunSettings, needs: list[Need], on_host: list[Need], there: int) -> Iterator[str]:
+    """What all processes take together, and what helps where a machine of `there` bytes has less; 0: not known.
+
+    needs: without GPUs; on_host: with GPUs, else none.
+    """
+    if on_host:
+        # Specialists have made room by then.
+        total = sum(need.bytes for need in on_host if not need.service.startswith("specialist"))
+        yield f"All processes of the run in the host's memory: about {total / GIB:.1f} GiB."
+    else:
+        total = total_bytes(needs, mapped_weights(settings))
+        yield f"All processes on this machine's CPU, weights of one model counted once: about {total / GIB:.1f} GiB."
+    if 0 < there < total and settings.resources.nodes == 1:
+        lower = "rollout.max_tokens, evaluation.max_tokens, feedback.max_tokens or students.<x>.slots"
+        helps = "take a machine with more" if on_host else f"lower {lower}, or take a machine with more"
+        yield f"Note: this machine has {there / GIB:.1f} GiB of memory, the run may be killed for want of it: {helps}."
 
 
 def _on_host(service: str, runtime: int, weights: int, state: int = 0, hosted: int = 0) -> Need:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import psutil
 from rich.console import Console
 
 from opcod.installed import require_model_packages
@@ -17,14 +18,12 @@ from opcod.local.names import student_services
 from opcod.planning.cards import GIB, CardPlan
 from opcod.planning.contexts import crowded, too_long
 from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
-from opcod.planning.host import host_needs
+from opcod.planning.host import host_needs, memory_lines
 from opcod.planning.machine import counting, plan_shares
 from opcod.planning.memory import (
     Need,
-    mapped_weights,
     other_needs,
     student_need,
-    total_bytes,
     trainer_need,
     vllm_need,
 )
@@ -78,7 +77,8 @@ def show_plan(paths: Paths, settings: RunSettings, gpus: str | None = None) -> N
 @dataclass
 class Planned:
     """missing: why a run of these settings could not begin now. notes: what will be done first, or is assumed.
-    contexts: tokens that each student's model takes, 0 where that is not known."""
+    contexts: tokens that each student's model takes, 0 where that is not known. host: bytes of this machine's memory, 0
+    where it is not what is planned for."""
 
     settings: RunSettings
     problems: ProblemSetManifest | None = None
@@ -89,6 +89,7 @@ class Planned:
     disk: list[DiskPart] = field(default_factory=list)
     on_host: list[Need] = field(default_factory=list)
     gpus: int = 0
+    host: int = 0
     shares: Shares = field(default_factory=dict)
     contexts: dict[str, int] = field(default_factory=dict)
     cards: CardPlan = field(default_factory=CardPlan)
@@ -98,7 +99,7 @@ class Planned:
 
 def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = None) -> Planned:
     """Everything that can be known before a run begins. sizes: of cards in place of those that are here."""
-    found = Planned(settings)
+    found = Planned(settings, host=psutil.virtual_memory().total if sizes is None else 0)
     problems: ProblemSet | None = None
     evaluated: Evaluated | None = None
     # Each look by itself: one that fails must not hide what the next one would find.
@@ -291,7 +292,7 @@ def lines(found: Planned) -> Iterator[str]:
         yield f"A step trains on at most {trained_tokens(settings, found.lengths):,} tokens of the student's."
         yield _length_line(found.lengths)
     if found.needs:
-        yield _total_line(found)
+        yield from memory_lines(found.settings, found.needs, found.on_host, found.host)
     yield from _gpu_lines(found)
     yield from (f"Note: {note}." for note in found.notes)
 
@@ -374,15 +375,6 @@ def _length_line(lengths: Lengths) -> str:
     how = "measured" if lengths.measured else "estimated: no tokenizer is here"
     tokens = f"{lengths.mean:.0f} tokens in the mean, {lengths.longest} at most"
     return f"Prompts: {tokens} ({how}; {lengths.problems} problems)."
-
-
-def _total_line(found: Planned) -> str:
-    if found.gpus:
-        # Specialists have made room by then.
-        during = sum(need.bytes for need in found.on_host if not need.service.startswith("specialist"))
-        return f"All processes of the run in the host's memory: about {during / GIB:.1f} GiB."
-    total = total_bytes(found.needs, mapped_weights(found.settings)) / GIB
-    return f"All processes on this machine's CPU, weights of one model counted once: about {total:.1f} GiB."
 
 
 def _gpu_lines(found: Planned) -> Iterator[str]:

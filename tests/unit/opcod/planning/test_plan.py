@@ -36,3 +36,14 @@ def test_the_page_has_the_estimates_of_the_plan(tmp_path: Path, preset: str) -> 
     estimated = {need.service.replace("-", " "): f"{need.bytes / GIB:.2f}" for need in found.needs}
     assert len(written) > 2
     assert written.items() <= {**estimated, "all together": all_together}.items()
+
+
+def test_a_machine_with_too_little_memory_is_named_before_it_is_tried(tmp_path: Path) -> None:
+    paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+    found = plan_run(paths, load_settings(preset="smoke", environ={}))
+    assert found.host > GIB, "this machine's"
+    found.host = 4 * GIB
+    assert [line for line in lines(found) if "this machine has 4.0 GiB of memory, the run may be killed" in line]
+    found.host = 64 * GIB
+    assert not [line for line in lines(found) if "may be killed" in line]
+    assert not plan(tmp_path, "smoke", (CARD, CARD)).host, "cards of another machine"
