@@ -206,9 +206,6 @@ def _apply(tree: Tree, override: str, variable: str | None = None) -> None:
 
 
 def _parse_value(text: str) -> object:
-    # TOML has no word for it.
-    if text == "none":
-        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except _NO_TOML:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -20,6 +20,12 @@ OpenUrl = Annotated[str, BeforeValidator(_without_credentials)]
 
 class Section(BaseModel):
     """Base of all sections: immutable; an unknown key is an error, and so is a number that is none (inf, nan) and a
-    text without a character."""
+    text without a character. `none` unsets a setting that may be unset: TOML has no word for it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_min_length=1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _unset(cls, value: object, info: ValidationInfo) -> object:
+        unset = value == "none" and info.field_name is not None and cls.model_fields[info.field_name].default is None
+        return None if unset else value

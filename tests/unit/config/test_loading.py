@@ -69,6 +69,7 @@ def test_a_variable_that_names_no_setting_is_named_itself(variable: str) -> None
         ("trainer.deterministic=true", "trainer", "deterministic", True),
         ("problems.balance_domains=false", "problems", "balance_domains", False),
         ("evaluation.test_problems=none", "evaluation", "test_problems", None),
+        ("optimizer.offload=none", "optimizer", "offload", "none"),
         ("problems.source=/a b/c", "problems", "source", "/a b/c"),
         (" run.seed = 3 ", "run", "seed", 3),
     ],
@@ -109,6 +110,13 @@ def test_a_file_may_extend_a_preset_and_be_overridden(tmp_path: Path) -> None:
     settings = load_settings(config=file, overrides=["run.rounds=1"], environ={})
     assert (settings.run.seed, settings.run.rounds, settings.run.steps_per_round) == (3, 1, 20)
     assert settings.students["a"].domain == "material"
+
+
+def test_a_file_unsets_what_its_preset_sets(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "laptop"\n[students.a]\nchat_template = "none"\n')
+    settings = load_settings(config=file, environ={})
+    assert (settings.students["a"].chat_template, settings.students["b"].chat_template) == (None, "compact")
 
 
 @pytest.mark.parametrize(
