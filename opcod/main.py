@@ -67,32 +67,37 @@ def opcod(
     """On-Policy Co-Distillation: two language models tutor each other and both improve."""
 
 
-app.command("run")(run)
-app.command("join")(join)
-app.command("sbatch")(sbatch)
-app.command("probe")(probe_pair)
-app.command("compare")(compare)
-app.command("up")(up)
-app.command("ask")(ask)
-app.command("eval")(evaluate_student)
-app.command("status")(status)
-app.command("report")(report)
-app.command("track")(track)
-app.command("doctor")(doctor)
-app.command("gpu-check")(gpu_check)
-app.command("prepare")(prepare)
-app.command("keys")(keys)
-app.command("compose")(compose)
-app.command("k8s")(k8s)
-app.command("replay")(replay)
-app.command("specialize")(specialize)
-app.command("model")(model)
-app.command("bundle")(bundle)
-app.command("export")(export)
-app.add_typer(feedback, name="feedback")
-app.add_typer(dlq, name="dlq")
-app.add_typer(weights, name="weights")
-app.add_typer(problems, name="problems")
+TRAIN = "Train"
+WATCH = "Watch, ask, act"
+RESULTS = "What came of it"
+MACHINES = "Machines and deployments"
+
+app.command("run", rich_help_panel=TRAIN)(run)
+app.command("probe", rich_help_panel=TRAIN)(probe_pair)
+app.command("compare", rich_help_panel=TRAIN)(compare)
+app.command("specialize", rich_help_panel=TRAIN)(specialize)
+app.add_typer(problems, name="problems", rich_help_panel=TRAIN)
+app.command("status", rich_help_panel=WATCH)(status)
+app.add_typer(feedback, name="feedback", rich_help_panel=WATCH)
+app.command("up", rich_help_panel=WATCH)(up)
+app.command("ask", rich_help_panel=WATCH)(ask)
+app.command("track", rich_help_panel=WATCH)(track)
+app.command("report", rich_help_panel=RESULTS)(report)
+app.command("eval", rich_help_panel=RESULTS)(evaluate_student)
+app.command("export", rich_help_panel=RESULTS)(export)
+app.command("bundle", rich_help_panel=RESULTS)(bundle)
+app.command("replay", rich_help_panel=RESULTS)(replay)
+app.add_typer(weights, name="weights", rich_help_panel=RESULTS)
+app.command("doctor", rich_help_panel=MACHINES)(doctor)
+app.command("gpu-check", rich_help_panel=MACHINES)(gpu_check)
+app.command("model", rich_help_panel=MACHINES)(model)
+app.command("prepare", rich_help_panel=MACHINES)(prepare)
+app.command("keys", rich_help_panel=MACHINES)(keys)
+app.command("compose", rich_help_panel=MACHINES)(compose)
+app.command("k8s", rich_help_panel=MACHINES)(k8s)
+app.command("join", rich_help_panel=MACHINES)(join)
+app.command("sbatch", rich_help_panel=MACHINES)(sbatch)
+app.add_typer(dlq, name="dlq", rich_help_panel=MACHINES)
 
 
 def main() -> None:

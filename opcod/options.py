@@ -43,7 +43,10 @@ CacheDir = Annotated[
 Preset = Annotated[str | None, typer.Option("--preset", help=f"Settings to begin with: {', '.join(preset_names())}.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file on top of the preset.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value on top of everything; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set", help="section.key=value on top of everything (docs/configuration.md has them all); may be repeated."
+    ),
 ]
 
 RUNS_DIR = Path("runs")

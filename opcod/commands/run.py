@@ -80,7 +80,10 @@ def run(
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Train: students tutor each other, and a report says what came of it."""
+    """Train: students tutor each other, and a report says what came of it.
+
+    Without --preset and --config it is the preset laptop. Ctrl-C stops it cleanly, --resume goes on.
+    """
     console = make_console()
     if dry_run:
         if resume is not None:

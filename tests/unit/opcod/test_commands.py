@@ -236,6 +236,11 @@ def test_a_secret_in_what_is_no_setting_is_not_shown(opcod: Opcod, setting: str)
     assert SECRET not in out + error
 
 
+def test_every_command_stands_in_a_group_of_the_help(opcod: Opcod) -> None:
+    code, out, _ = opcod("--help", places=False)
+    assert (code, "─ Train ─" in out, "─ Commands ─" in out) == (0, True, False), out
+
+
 def test_the_version_is_told(opcod: Opcod) -> None:
     code, out, _ = opcod("--version", places=False)
     assert (code, out) == (0, f"opcod {version('opcod')}\n")
