@@ -112,12 +112,15 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "sbatch job.sbatch": NotHere("needs SLURM"),
     "python -m benchmarks.paper_size": NotHere("takes minutes; tests/integration/test_paper_size.py runs it in small"),
     "opcod run --preset": MAIN_JOB,
+    "opcod run --config": MAIN_JOB,
+    "opcod run --dry-run --config": Parsed("needs the problems"),
     "opcod run --dry-run --preset phys-chem": Parsed("needs the problems"),
     "opcod run --dry-run --preset phys-chem --set problems.source=sciknoweval:DIR --gpus": Run(
         "served", "GPUs, of 2: ", code=2
     ),
     "export KEY=": Run("served", ""),
     "export BROKER=": Run("served", ""),
+    "export INSPECTOR=": Run("served", ""),
     "export OPENAI_BASE_URL=": Run("served", ""),
     "export OPCOD_RUN=": REPLICA,
     "export OPCOD_KEY_FILE=": REPLICA,
@@ -177,7 +180,7 @@ REAL = [command for command in COMMANDS if isinstance(TRIALS.get(row_of(command)
 
 def opcods(command: str) -> Iterator[list[str]]:
     """The arguments of each `opcod` in a command, whoever starts it."""
-    words = [word.removeprefix("KEY=$(").removeprefix("BROKER=$(") for word in shlex.split(command)]
+    words = [re.sub(r"^[A-Z]+=\$\(", "", word) for word in shlex.split(command)]
     in_container = words[0] == "docker-compose" and "--entrypoint" not in words
     for at, word in enumerate(words):
         begins = word == "opcod" and (at == 0 or "$(opcod" in command or words[at - 1] in ("--", "trainer-a"))
