@@ -227,7 +227,11 @@ class VllmSection(Section):
         "has. A person's chat has no more either.",
     )
     max_loras: Positive = Field(default=4, description="Versions in one batch: live, tutor, and what is still in use.")
-    arguments: tuple[str, ...] = Field(default=(), description="Further arguments of the server's command line.")
+    arguments: tuple[str, ...] = Field(
+        default=(),
+        description="Further arguments of the server's command line, name and value each for itself; none that other "
+        "settings decide.",
+    )
     environment: dict[str, str] = Field(default={}, description="Further environment variables of the server.")
     start_timeout_s: float = Field(default=900.0, gt=0, description="From its start until it answers.")
     hang_timeout_s: float = Field(
@@ -246,10 +250,15 @@ class VllmSection(Section):
 
     @field_validator("arguments")
     @classmethod
-    def _no_keys(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+    def _nothing_that_is_told(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
         for argument in arguments:
-            if argument.partition("=")[0] in ("--api-key", "--hf-token"):
-                raise ValueError(f"expected no {argument.partition('=')[0]}: a command line can be read by every user")
+            name = argument.partition("=")[0]
+            if name.startswith("-") and len(words := name.split()) > 1:
+                raise ValueError(
+                    f"expected a name and its value as two arguments, got {words[0]} with a space behind it"
+                )
+            if (taken := _told_otherwise(name)) is not None:
+                raise ValueError(f"expected no {name}: {TOLD_OTHERWISE[taken]}")
         return arguments
 
     @field_validator("environment")
@@ -267,6 +276,55 @@ class VllmSection(Section):
     def gpus(self) -> int:
         """How many GPUs the server takes where it runs on GPUs."""
         return self.tensor_parallel_size * self.data_parallel_size
+
+
+_SEEN = "a command line can be read by every user"
+_DRAWN = "each request says how it is drawn from, and log-probs are to be those of the drawing"
+_SOCKET = "the student reaches its server on a socket of its own; name one that runs already as vllm.url"
+_PLANNED = "it would not be planned with; set students.<name>"
+TOLD_OTHERWISE = {
+    "--api-key": _SEEN,
+    "--hf-token": _SEEN,
+    "--logprobs-mode": _DRAWN,
+    "--generation-config": _DRAWN,
+    "--override-generation-config": _DRAWN,
+    **dict.fromkeys(("--uds", "--host", "--port", "--root-path", "--ssl-keyfile", "--ssl-certfile"), _SOCKET),
+    "--model": "it is the student's; set students.<name>.model",
+    "--served-model-name": "the student has given it one",
+    "--dtype": f"{_PLANNED}.dtype",
+    "--seed": "it follows from run.seed",
+    "--max-num-seqs": f"{_PLANNED}.slots",
+    "--max-model-len": f"{_PLANNED}.vllm.max_model_len",
+    "--gpu-memory-utilization": f"{_PLANNED}.vllm.gpu_memory_utilization",
+    "--device-memory-utilization": f"{_PLANNED}.vllm.gpu_memory_utilization",
+    "--kv-cache-memory-bytes": f"{_PLANNED}.vllm.kv_cache_memory_bytes",
+    "--tensor-parallel-size": f"{_PLANNED}.vllm.tensor_parallel_size",
+    "--data-parallel-size": f"{_PLANNED}.vllm.data_parallel_size",
+    "--pipeline-parallel-size": f"{_PLANNED}.vllm.tensor_parallel_size",
+    "--api-server-count": "of several servers none would load an adapter",
+    "--enable-lora": "it follows from run.weights",
+    "--max-loras": f"{_PLANNED}.vllm.max_loras",
+    "--max-lora-rank": "it follows from lora.rank",
+    "--enable-sleep-mode": "it follows from resources.turns",
+    "--disable-log-stats": "its count of tokens tells a server that is busy from one that hangs",
+    "--disable-fastapi-docs": "the student reads there what the server can do",
+}
+"""Why an option of vLLM's, which would win over ours, may not stand in `arguments`."""
+
+_SHORT = {
+    "-tp": "--tensor-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-asc": "--api-server-count",
+}
+
+
+def _told_otherwise(name: str) -> str | None:
+    """The option among those that vLLM takes `name` for: with underscores, switched off, or cut short."""
+    if not name.startswith("--"):
+        return _SHORT.get(name)
+    option = name.replace("_", "-").replace("--no-", "--", 1)
+    return next((each for each in TOLD_OTHERWISE if len(option) > len("--") and each.startswith(option)), None)
 
 
 def _require_place(url: str) -> None:

@@ -92,6 +92,29 @@ def test_what_is_left_to_a_plan_that_was_not_made_is_left_to_the_server() -> Non
     assert not memory & set(started(GPU))
 
 
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--max-model-len=4096", "no --max-model-len: .* set students.<name>.vllm.max_model_len"),
+        ("--gpu_memory_utilization", "set students.<name>.vllm.gpu_memory_utilization"),
+        ("-tp", "set students.<name>.vllm.tensor_parallel_size"),
+        ("--logprobs-mod", "log-probs are to be those of the drawing"),
+        ("--no-enable-lora", "it follows from run.weights"),
+        ("--api_key=sEcReT", "no --api_key: a command line can be read by every user"),
+        ("--hf-tok", "can be read by every user"),
+        ("--max-num-batched-tokens 4096", "name and its value as two arguments, got --max-num-batched-tokens with"),
+    ],
+)
+def test_an_argument_that_settings_decide_is_refused_however_vllm_takes_it(argument: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        VllmSection(arguments=(argument, "4096"))
+
+
+def test_other_arguments_are_left_to_who_gives_them() -> None:
+    given = ("--enforce-eager", "--max-num-batched-tokens", "4096", '--hf-overrides={"a b": 1}', "-O3", "--x")
+    assert VllmSection(arguments=given).arguments == given
+
+
 def test_its_environment_is_its_own() -> None:
     ours = {"PATH": "/bin", "OPCOD_KEY_FILE": "/key", "PYTHONPATH": "/x", "CUDA_VISIBLE_DEVICES": "3"}
     ours |= {"NCCL_SOCKET_IFNAME": "eth1", "VLLM_SERVER_DEV_MODE": "1", "VLLM_MODEL_REDIRECT_PATH": "/other"}
