@@ -28,9 +28,9 @@ class FakeVllm:
     read weights.
     unreadable: directories that it cannot read. reads: those that it was told to. seen: the weights and the salt of
     each completion.
-    text: of every token that is streamed. refusal: what it says to an adapter. probed: log-prob of every id that a
-    probe asks for; effect: what an adapter adds to it. numberless: its log-probs are not finite, which it streams as
-    null and cannot answer otherwise.
+    text: of every token that is streamed; behind: what is said behind the last one. refusal: what it says to an
+    adapter. probed: log-prob of every id that a probe asks for; effect: what an adapter adds to it. numberless: its
+    log-probs are not finite, which it streams as null and cannot answer otherwise.
     counted: tokens that it says it has computed, `works` more each time that it is asked; None: it keeps no count.
     refuses_with: the status of a refusal.
     """
@@ -50,6 +50,7 @@ class FakeVllm:
         self.reads: list[str] = []
         self.seen: list[tuple[str | None, str | None]] = []
         self.text = "x"
+        self.behind: dict[str, Any] | None = None
         self.refusal: str | None = None
         self.refuses_with = 400
         self.counted: int | None = 0
@@ -194,6 +195,8 @@ class FakeVllm:
             one = {**self._choice(0, prompt, {**body, "max_tokens": 1}), "text": self.text}
             event = {"choices": [one if left == 0 else {**one, "finish_reason": None}]}
             yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+        if self.behind is not None:
+            yield f"data: {json.dumps(self.behind)}\n\n"
         yield "data: [DONE]\n\n"
 
     def _choice(self, index: int, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from services.student.engines.vllm.wire import (
     ServedModels,
     ServerChoice,
     ServerLogprobs,
+    StreamPart,
     Version,
     WeightInfo,
 )
@@ -215,7 +216,13 @@ class VllmClient:
                     # Read on to the end of the answer: only then is the connection kept for the next request.
                     if event.data == DONE:
                         continue
-                    part = _only_choice(_shaped(COMPLETIONS, event.data, Completion))
+                    told = _shaped(COMPLETIONS, event.data, StreamPart)
+                    if told.error is not None:
+                        raise StatusError(f"vLLM gave a request up: {event.data[:_KEPT_OF_AN_ERROR]}")
+                    # What a server may say of usage behind the last part.
+                    if told.choices == []:
+                        continue
+                    part = _only_choice(told)
                     parts.append(part)
                     self._heard += 1
                     # Leaving the stream closes its connection, which is how vLLM learns that nobody wants the rest.

@@ -104,6 +104,13 @@ class Completion(Answer):
     choices: list[ServerChoice]
 
 
+class StreamPart(Completion):
+    """Of a stream. Where something fails in the middle of one, its status has been sent long ago."""
+
+    choices: list[ServerChoice] = Field(default_factory=list)
+    error: object = None
+
+
 class ServedModel(Answer):
     """The base model, or a version (then `root` is its directory)."""
 

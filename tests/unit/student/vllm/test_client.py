@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.student.engines.port import EngineAwayError
-from services.student.engines.vllm.client import Call, VllmClient
+from services.student.engines.vllm.client import Call, StatusError, VllmClient
 from services.student.engines.vllm.wire import AS_IDS, ServerChoice
 from tests.fakes.vllm import BASE, FakeVllm
 from tests.fakes.waiting import WAIT_S
@@ -52,6 +52,18 @@ def test_a_streamed_text_may_hold_any_character(talk: Talk, text: str) -> None:
 def test_whoever_leaves_gets_what_came(talk: Talk) -> None:
     (cut,) = talk.client.complete([Call(body(), lambda _: False)], lambda: None)
     assert cut.token_ids == [7] and cut.finish_reason == "length"
+
+
+def test_what_a_server_says_of_usage_is_no_part_of_an_answer(talk: Talk) -> None:
+    talk.fake.behind = {"choices": [], "usage": {"completion_tokens": 3}}
+    (whole,) = talk.client.complete([Call(body(), lambda _: True)], lambda: None)
+    assert whole.token_ids == [7, 7, 7] and whole.finish_reason == "length"
+
+
+def test_why_a_stream_failed_is_told(talk: Talk) -> None:
+    talk.fake.behind = {"error": {"message": "EngineCore encountered an issue", "code": 500}}
+    with pytest.raises(StatusError, match="EngineCore encountered an issue"):
+        talk.client.complete([Call(body(), lambda _: True)], lambda: None)
 
 
 def test_a_call_that_fails_takes_those_beside_it_along(talk: Talk) -> None:
