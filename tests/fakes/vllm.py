@@ -31,6 +31,7 @@ class FakeVllm:
     text: of every token that is streamed; behind: what is said behind the last one. refusal: what it says to an
     adapter. probed: log-prob of every id that a probe asks for; effect: what an adapter adds to it. numberless: its
     log-probs are not finite, which it streams as null and cannot answer otherwise.
+    raw: its log-probs are the model's own, whatever is drawn from.
     counted: tokens that it says it has computed, `works` more each time that it is asked; None: it keeps no count.
     refuses_with: the status of a refusal.
     """
@@ -59,6 +60,7 @@ class FakeVllm:
         self.effect = 0.0
         self.numberless = False
         self.names_as_ids = True
+        self.raw = False
         self.version = "0.32.0"
         config = uvicorn.Config(self._app(), uds=str(socket), log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)
@@ -207,7 +209,8 @@ class FakeVllm:
         asked = {named.format(prompt[-1]): -0.5}
         probed = self.probed + (self.effect if body["model"] in self.models else 0.0)
         asked |= {named.format(token): probed for token in body.get("logprob_token_ids", ())}
-        logprob = None if self.numberless else -0.5
+        alone = body.get("top_p", 1.0) < 1e-3 and not self.raw
+        logprob = None if self.numberless else 0.0 if alone else -0.5
         return {
             "index": index,
             "token_ids": [prompt[-1]] * count,

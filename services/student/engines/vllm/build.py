@@ -71,8 +71,31 @@ def build_vllm_engine(config: StudentConfig) -> VllmEngine:
         vocabulary_size(model_dir),
         config.section.slots,
     )
+    try:
+        _require_room(config, engine.context)
+    except ConfigError:
+        engine.close()
+        raise
     _tell(config, ServedBy(version=engine.version, runner=model_runner(log_file, before), max_model_len=engine.context))
     return engine
+
+
+def _require_room(config: StudentConfig, context: int) -> None:
+    """Of a server that was found nobody has known before how long its sequences may be. Raises ConfigError."""
+    settings = config.settings
+    answers = {
+        "rollout.max_tokens": settings.rollout.max_tokens,
+        "evaluation.max_tokens": settings.evaluation.max_tokens,
+    }
+    if settings.gate_mode != "never":
+        answers["feedback.max_tokens"] = settings.feedback.max_tokens
+    name = max(answers, key=lambda each: answers[each])
+    if answers[name] >= context:
+        raise ConfigError(
+            f"vLLM of student {config.student} takes sequences of {context} tokens, which {name} = {answers[name]} "
+            "leaves no prompt in: give it more (students.<name>.vllm.max_model_len, --max-model-len of a server that "
+            "you start), or lower that"
+        )
 
 
 def _tell(config: StudentConfig, served: ServedBy) -> None:

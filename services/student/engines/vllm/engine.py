@@ -30,11 +30,18 @@ from services.student.engines.port import (
 from services.student.engines.tokens import TokenTable, prompt_ids
 from services.student.engines.vllm.client import Call, NoNumberError
 from services.student.engines.vllm.health import Condition
-from services.student.engines.vllm.requests import Reading, completion, probe_answer, probe_question
+from services.student.engines.vllm.requests import (
+    Reading,
+    completion,
+    drawing_question,
+    of_the_drawing,
+    probe_answer,
+    probe_question,
+)
 from services.student.engines.vllm.server import Life, Server, base_of, gone
 from services.student.engines.vllm.weights import Weights
 from shared.contracts.messages import ChatMessage
-from shared.errors import ModelError, OpcodError
+from shared.errors import ConfigError, ModelError, OpcodError
 from shared.modeling.chat import encode, render, rendering_of
 from shared.modeling.loading import eos_ids, generation_config
 from shared.modeling.logprobs import PROBE_TEXTS
@@ -97,7 +104,14 @@ class VllmEngine:
         self._base_said: tuple[float, ...] = ()
         self._shown = False
         self.version = server.start()
-        self._base_name, self.context = self._base(server.life)
+        try:
+            self._base_name, self.context = self._base(server.life)
+            # Of ours the command line says it.
+            if server.life.process is None:
+                self._require_log_probs_of_the_drawing(server.life)
+        except OpcodError:
+            server.stop()
+            raise
         log.info("vllm answers", vllm=self.version, url=server.life.client.url, max_model_len=self.context)
 
     def load(self, version: str, directory: Path | None, checksum: str | None = None) -> str:
@@ -248,6 +262,14 @@ class VllmEngine:
         if limit is None:
             raise ModelError(f"expected vLLM to say how long a sequence of {name} may be, it says nothing")
         return name, limit
+
+    def _require_log_probs_of_the_drawing(self, life: Life) -> None:
+        texts = [encode(self._tokenizer, text) for text in PROBE_TEXTS]
+        if not of_the_drawing(life.client.choices(drawing_question(self._base_name, texts))):
+            raise ConfigError(
+                f"expected log-probs after temperature and top-p from vLLM at {life.client.url}, got the model's own: "
+                "start it with --logprobs-mode processed_logprobs"
+            )
 
     def _name(self, version: str) -> str:
         held = self.server.held

@@ -40,6 +40,9 @@ def completion(request: GenerationRequest, model: str, prompt: Sequence[int], eo
     return body
 
 
+CERTAIN_NATS = 1e-3
+
+
 class Reading:
     """One sample as it comes: the text and the details of its tokens, told to whoever watches."""
 
@@ -116,6 +119,28 @@ def probe_question(model: str, texts: Sequence[Sequence[int]]) -> Mapping[str, A
         "logprob_token_ids": sorted({token for ids in texts for token in ids[1:]}),
         **AS_IDS,
     }
+
+
+def drawing_question(model: str, texts: Sequence[Sequence[int]]) -> Mapping[str, Any]:
+    """One token behind each text's beginning, drawn where the likeliest one alone is left to draw."""
+    return {
+        "model": model,
+        "prompt": [list(ids[:end]) for ids in texts for end in (1, 2)],
+        "max_tokens": 1,
+        "temperature": 1.0,
+        "top_p": 1e-6,
+        **PLAIN,
+        "logprobs": 0,
+        **AS_IDS,
+    }
+
+
+def of_the_drawing(choices: Sequence[ServerChoice]) -> bool:
+    """Whether the log-probs that answer `drawing_question` are those of the drawing, in which one token had it all.
+
+    One is enough: those of the model itself are never 0, and of two tokens that are equally likely each has a half.
+    """
+    return any(abs(logprob) < CERTAIN_NATS for choice in choices for logprob in choice.token_logprobs)
 
 
 def probe_answer(texts: Sequence[Sequence[int]], choices: Sequence[ServerChoice]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Where a server that a student starts puts its sockets."""
+"""Where a server that a student starts puts its sockets, and what a server has to have room for."""
 
 import shutil
 import socket
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from services.student.engines.vllm.build import model_runner, scratch_directory
-from shared.contracts.models import ServedBy, served_by, served_by_file
+from services.student.config import StudentConfig
+from services.student.engines.vllm.build import build_vllm_engine, model_runner, scratch_directory
+from shared.contracts.models import PreparedModel, ServedBy, model_file, served_by, served_by_file
+from shared.errors import ConfigError
+from tests.fakes.student import config_in
+from tests.fakes.vllm import LIMIT, FakeVllm
 
 LONGEST = 50
 """Of a directory for temporary files, in bytes, below which the server's own directory lies."""
@@ -45,6 +49,31 @@ def test_the_model_runner_is_what_the_log_of_this_life_says(tmp_path: Path, said
     if said is not None:
         log_file.write_text(before + said)
     assert model_runner(log_file, len(before)) == runner
+
+
+@pytest.mark.parametrize("answer", ["rollout", "evaluation", "feedback"])
+def test_a_found_server_without_room_for_an_answer_is_refused_before_anything_is_asked(
+    tmp_path: Path, tiny_dir: Path, answer: str
+) -> None:
+    fake = FakeVllm(tmp_path / "s")
+    fake.start()
+    overrides = ("students.a.engine=vllm", f"students.a.vllm.url={fake.url}", "students.a.chat_template=compact")
+    try:
+        build_vllm_engine(prepared(tmp_path / "fits", tiny_dir, *overrides)).close()
+        with pytest.raises(
+            ConfigError, match=rf"sequences of {LIMIT} tokens, which {answer}.max_tokens = {LIMIT} leaves"
+        ):
+            build_vllm_engine(prepared(tmp_path / "run", tiny_dir, *overrides, f"{answer}.max_tokens={LIMIT}"))
+    finally:
+        fake.stop()
+
+
+def prepared(run_dir: Path, model: Path, *overrides: str) -> StudentConfig:
+    config = config_in(run_dir, *overrides)
+    file = model_file(run_dir, "a")
+    file.parent.mkdir()
+    file.write_text(PreparedModel(path=model, sha256="0" * 64).model_dump_json())
+    return config
 
 
 def test_what_serves_a_run_is_read_from_its_directory(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from services.student.engines.port import (
 from services.student.engines.vllm.engine import VllmEngine
 from services.student.engines.vllm.weights import AdapterWeights, Renamed
 from services.student.weights.loader import VersionRefusedError, WeightLoader
-from shared.errors import ModelError
+from shared.errors import ConfigError, ModelError
 from shared.modeling.adapters import LoraSpec, adapter_tensors, attach_lora, load_adapter, save_adapter
 from shared.modeling.checksums import file_checksum
 from shared.modeling.loading import load_model, load_tokenizer
@@ -113,6 +113,18 @@ def test_an_adapter_that_is_not_taken_is_no_lost_server_whatever_the_status(engi
     engine.fake.dead.set()
     with pytest.raises(EngineAwayError, match="lost while a@v1 was loaded"):
         engine.engine.load("a@v1", engine.adapter)
+
+
+def test_a_found_server_whose_log_probs_are_not_of_the_drawing_is_refused(tmp_path: Path, tiny_dir: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fake.raw = True
+    try:
+        with pytest.raises(ConfigError, match="start it with --logprobs-mode processed_logprobs"):
+            VllmEngine(
+                bench.server, AdapterWeights(tiny_dir, "0"), tiny_dir, load_tokenizer(tiny_dir, "compact"), 258, 4
+            )
+    finally:
+        bench.close()
 
 
 def test_what_does_not_fit_or_is_not_there_is_not_asked(engine: EngineBench) -> None:
