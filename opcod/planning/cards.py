@@ -112,7 +112,11 @@ class CardPlanner:
         caches = self._set_caches()
         least = {service: self._need(service, caches=caches) for service in self.shares}
         cards = self._cards(least)
-        each = (*self._small_servers(least), *(reason for card in cards for reason in self._refusals(card)))
+        each = (
+            *self._uneven_servers(),
+            *self._small_servers(least),
+            *(reason for card in cards for reason in self._refusals(card)),
+        )
         refused = list(dict.fromkeys(each))  # replicas on cards of one size have one reason
         if refused:
             return CardPlan(cards, refused=tuple(refused))
@@ -182,6 +186,18 @@ class CardPlanner:
 
     def _sequence(self, student: str) -> int:
         return sequence_bytes(student, self.settings, self.shapes[student], self.lengths)
+
+    def _uneven_servers(self) -> Iterator[str]:
+        """A server gives each of its GPUs as many heads of attention, of keys at least one."""
+        for _, student, section in self._servers():
+            shape, split = self.shapes[student], section.tensor_parallel_size
+            if split in (sizes := _even_splits(shape)):
+                continue
+            yield (
+                f"students.{student}.vllm.tensor_parallel_size = {split} does not share out the attention of this "
+                f"model, {shape.heads} heads of queries and {shape.key_heads} of keys: set "
+                f"{' or '.join(map(str, sizes))}, and vllm.data_parallel_size or replicas for more GPUs"
+            )
 
     def _small_servers(self, least: Mapping[str, Need]) -> Iterator[str]:
         for service, student, section in self._servers():
@@ -320,6 +336,14 @@ class CardPlanner:
                 tokens if section.max_model_len is None else None,
             )
         return found
+
+
+def _even_splits(shape: ModelShape) -> list[int]:
+    return [
+        size
+        for size in range(1, shape.heads + 1)
+        if shape.heads % size == 0 and 0 in (shape.key_heads % size, size % shape.key_heads)
+    ]
 
 
 def _gib(size: float) -> str:

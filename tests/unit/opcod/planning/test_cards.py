@@ -249,6 +249,17 @@ def test_what_is_set_is_kept() -> None:
     assert cache.servers["a"].gpu_memory_utilization == pytest.approx(24.2 / 80, abs=0.002)
 
 
+def test_heads_that_a_server_cannot_share_out_are_refused_with_the_sizes_that_can() -> None:
+    """Qwen2.5-7B's heads; of Qwen3-8B's each of eight cards has one of keys."""
+    eight = ("students.a.vllm.tensor_parallel_size=8",)
+    assert not planner(8, 80, *eight).plan().refused
+    shape = shape_of({**QWEN3_8B, "num_attention_heads": 28, "num_key_value_heads": 4})
+    assert shape is not None
+    (refused,) = replace(planner(8, 80, *eight), shapes={"a": shape, "b": shape}).plan().refused
+    assert "students.a.vllm.tensor_parallel_size = 8 does not share out" in refused
+    assert "28 heads of queries and 4 of keys: set 1 or 2 or 4 or 28, and" in refused
+
+
 def test_a_share_that_is_too_small_is_refused_with_what_is_needed() -> None:
     plan = planner(4, 80, "students.a.vllm.gpu_memory_utilization=0.25").plan()
     (reason,) = plan.refused
