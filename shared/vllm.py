@@ -96,10 +96,17 @@ _KEPT = (
     "TMPDIR",
     "XDG_CACHE_HOME",
     "NVIDIA_VISIBLE_DEVICES",
+    # Kernels are compiled at the first start.
+    "CC",
+    "CXX",
 )
-# How GPUs and the network between them are reached, and what the cluster's people have set for vLLM: without
-# NCCL_SOCKET_IFNAME or VLLM_HOST_IP a server on several GPUs may wait for ever on an interface that leads nowhere.
-_KEPT_PREFIXES = ("CUDA_", "NCCL_", "GLOO_", "UCX_", "TORCH_", "VLLM_")
+# How GPUs and the network between them are reached, where compiled kernels lie, and what the cluster's people have set
+# for vLLM: without NCCL_SOCKET_IFNAME or VLLM_HOST_IP a server on several GPUs may wait for ever on an interface that
+# leads nowhere.
+_KEPT_PREFIXES = (
+    *("CUDA_", "NCCL_", "GLOO_", "UCX_", "VLLM_"),
+    *("TORCH_", "TORCHINDUCTOR_", "TRITON_", "FLASHINFER_"),
+)
 # Each opens routes that ask for no key, or serves another model than the one that is named.
 _NEVER_KEPT = frozenset(
     {"VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_MODEL_REDIRECT_PATH", "VLLM_USE_MODELSCOPE"}

@@ -134,6 +134,7 @@ def test_its_environment_is_its_own() -> None:
     [
         *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "CUDA_HOME", "CUDA_DEVICE_ORDER"),
         *("NCCL_IB_HCA", "GLOO_SOCKET_IFNAME", "VLLM_HOST_IP", "VLLM_CACHE_ROOT", "TORCH_NCCL_ASYNC_ERROR_HANDLING"),
+        *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "CC", "CXX"),
     ],
 )
 def test_what_tells_a_server_its_gpus_network_and_caches_reaches_it(name: str) -> None:
