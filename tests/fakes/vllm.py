@@ -21,7 +21,8 @@ UNMARKED = "default"
 class FakeVllm:
     """Listens on `socket`. Every completion is its prompt's last id, `max_tokens` times, at log-prob -0.5.
 
-    hung: completions are not answered until it is cleared; left: how many were not waited for. dead: they fail, while
+    hung: completions are not answered until it is cleared; left: how many were not waited for. hung_copies: those that
+    ask one of these copies are not, either. dead: they fail, while
     the list of models is still given.
     paused, asleep: by its routes; completions wait, or are not to come. weights: the directory whose weights it has,
     None when a reload has failed. mark: what it calls them. restarts_in_a_read: somebody starts it again once it has
@@ -43,6 +44,7 @@ class FakeVllm:
         self.bodies: list[dict[str, Any]] = []
         self.hung, self.dead = threading.Event(), threading.Event()
         self.left = 0
+        self.hung_copies: set[str] = set()
         self.paused, self.asleep = threading.Event(), threading.Event()
         self.weights: str | None = BASE
         self.mark = UNMARKED
@@ -175,7 +177,8 @@ class FakeVllm:
     async def _completed(self, request: Request, body: dict[str, Any]) -> Response:
         if body["model"] not in (BASE, *self.models):
             return JSONResponse({"error": {"message": "no such model"}}, 404)
-        while self.hung.is_set() or self.paused.is_set():
+        copy = request.headers.get("X-data-parallel-rank")
+        while self.hung.is_set() or self.paused.is_set() or copy in self.hung_copies:
             if await request.is_disconnected():
                 self.left += 1
                 break

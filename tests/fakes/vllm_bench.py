@@ -20,8 +20,9 @@ HANG_S = 6.0
 class Bench:
     """A found server on a clock that is moved by hand: nothing happens but in `turn`."""
 
-    def __init__(self, directory: Path, needs: Needs = ADAPTERS) -> None:
+    def __init__(self, directory: Path, needs: Needs = ADAPTERS, copies: int = 1) -> None:
         self.needs = needs
+        self.copies = copies
         self.fake = FakeVllm(directory / "s", needs)
         self.fake.start()
         self.clock = HandClock()
@@ -30,7 +31,7 @@ class Bench:
 
     def _server(self) -> Server:
         bounds = Bounds(hang_s=HANG_S, start_s=5.0, max_restarts=1)
-        return Server(self._begin, self.needs, bounds, self.clock, lambda: "(no log)")
+        return Server(self._begin, self.needs, bounds, self.clock, lambda: "(no log)", self.copies)
 
     def _begin(self) -> tuple[VllmClient, None]:
         if self.failure is not None:

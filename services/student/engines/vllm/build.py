@@ -160,7 +160,9 @@ def _with_full_weights(config: StudentConfig, model_dir: Path, checksum: str) ->
 def _server(config: StudentConfig, begin: Begin, needs: Needs) -> Server:
     section, log_file = config.section.vllm, _log_file(config)
     bounds = Bounds(section.hang_timeout_s, section.start_timeout_s, section.max_restarts)
-    return Server(begin, needs, bounds, SystemClock(), lambda: log_tail(log_file))
+    # How many copies a server has that somebody else started is not known.
+    copies = 1 if section.url is not None else section.data_parallel_size
+    return Server(begin, needs, bounds, SystemClock(), lambda: log_tail(log_file), copies)
 
 
 def _log_file(config: StudentConfig) -> Path:

@@ -42,6 +42,7 @@ CHECK_S = 0.2
 COMPLETIONS = "/v1/completions"
 METRICS = "/metrics"
 COUNTED_TOKENS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
+COPY = "X-data-parallel-rank"
 DONE = "[DONE]"
 _FOR_EVER = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
 _KEPT_OF_AN_ERROR = 500
@@ -117,23 +118,29 @@ class VllmClient:
         except CancelledError as error:
             raise EngineAwayError(f"the connection to {self.url} was closed") from error
 
-    def choices(self, body: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S) -> list[ServerChoice]:
-        """All choices of one request, in the order of its prompts."""
-        answer = self._run(self._post(COMPLETIONS, body, Completion, timeout_s), timeout_s)
+    def choices(
+        self, body: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S, copy: int | None = None
+    ) -> list[ServerChoice]:
+        """All choices of one request, in the order of its prompts. copy: of the model, behind the server, which is to
+        answer; None: the one that has the least to do."""
+        headers = None if copy is None else {COPY: str(copy)}
+        answer = self._run(self._post(COMPLETIONS, body, Completion, timeout_s, headers), timeout_s)
         return sorted(answer.choices, key=lambda choice: choice.index)
 
     def models(self, timeout_s: float = CALL_TIMEOUT_S) -> list[ServedModel]:
         """The base model and every version that the server holds."""
         return self._run(self._get("/v1/models", ServedModels, timeout_s), timeout_s).data
 
-    def progress(self, timeout_s: float = CALL_TIMEOUT_S) -> float:
-        """Grows while the server computes: the tokens that it counts, and what of completions came here."""
+    def progress(self, timeout_s: float = CALL_TIMEOUT_S, copy: int | None = None) -> float:
+        """Grows while the server computes: the tokens that it counts, and what of completions came here. copy: its
+        tokens alone."""
+        heard, of_it = (self._heard, "") if copy is None else (0, f'engine="{copy}"')
         try:
             answer = self._run(self._send("GET", METRICS, None, timeout_s), timeout_s)
-            lines = [line for line in answer.text.splitlines() if line.startswith(COUNTED_TOKENS)]
-            return self._heard + sum(float(line.split()[-1]) for line in lines)
+            lines = [line for line in answer.text.splitlines() if line.startswith(COUNTED_TOKENS) and of_it in line]
+            return heard + sum(float(line.split()[-1]) for line in lines)
         except (StatusError, RefusedError, ValueError):
-            return self._heard  # one that was found may keep no count
+            return heard  # one that was found may keep no count
 
     def version(self) -> str:
         return self._run(self._get("/version", Version, CALL_TIMEOUT_S)).version
@@ -232,8 +239,15 @@ class VllmClient:
             raise EngineAwayError(f"vLLM broke {COMPLETIONS} off: {error!r}") from error
         return _ended(joined(parts))
 
-    async def _post(self, path: str, body: Mapping[str, Any], shape: type[Shape], timeout_s: float | None) -> Shape:
-        return _shaped(path, (await self._send("POST", path, body, timeout_s)).content, shape)
+    async def _post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        shape: type[Shape],
+        timeout_s: float | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Shape:
+        return _shaped(path, (await self._send("POST", path, body, timeout_s, headers)).content, shape)
 
     async def _get(self, path: str, shape: type[Shape], timeout_s: float) -> Shape:
         return _shaped(path, (await self._send("GET", path, None, timeout_s)).content, shape)

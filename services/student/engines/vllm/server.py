@@ -50,7 +50,7 @@ class Look:
 
 class Server:
     """begin: starts the process, if it is ours, and returns how to reach it. needs: what it must be able to do.
-    log_tail: of its log, for messages.
+    log_tail: of its log, for messages. copies: of the model, behind the one server, each of which may hang alone.
     """
 
     def __init__(
@@ -60,12 +60,14 @@ class Server:
         bounds: Bounds,
         clock: Clock,
         log_tail: Callable[[], str],
+        copies: int = 1,
     ) -> None:
         self._begin = begin
         self._needs = needs
         self._bounds = bounds
         self._clock = clock
         self._log_tail = log_tail
+        self._copies = copies
         # `_lock` guards the fields and is never held while the server is asked; `_quiet` is held while the watch asks.
         self._lock, self._quiet = threading.Lock(), threading.Lock()
         self._stopping, self._look_now = threading.Event(), threading.Event()
@@ -261,7 +263,7 @@ class Server:
         timeout_s = self._bounds.hang_s / LOOKS_OF_A_SILENCE
         # A student that ended in the middle of an exchange has left it paused; ours are new in each life.
         wake = self._needs.marked and self._health.condition is Condition.RESTARTING
-        look = look_at(life, timeout_s, wake=wake)
+        look = look_at(life, timeout_s, wake=wake, copies=self._copies)
         seen = look.seen
         lost = seen is Seen.ANSWERED and self._has_lost_its_mark(life, timeout_s)
         with self._lock:
@@ -320,8 +322,9 @@ class Server:
         self._life.client.close()
 
 
-def look_at(life: Life, timeout_s: float, *, wake: bool = False) -> Look:
-    """One token is asked for: a server may be dead behind a list that it still gives. wake: it may be paused."""
+def look_at(life: Life, timeout_s: float, *, wake: bool = False, copies: int = 1) -> Look:
+    """One token is asked for, of each copy: a server may be dead behind a list that it still gives, and one of its
+    copies behind the others, which take all the questions that name none. wake: it may be paused."""
     if life.process is not None and life.process.exit_code is not None:
         return Look(Seen.ENDED, set(), f"exit code {life.process.exit_code}")
     try:
@@ -329,17 +332,23 @@ def look_at(life: Life, timeout_s: float, *, wake: bool = False) -> Look:
             life.client.resume(timeout_s)
         models = life.client.models(timeout_s)
         base = base_of([model.id for model in models if model.parent is None])
-        question = {"model": base, "prompt": [0], "max_tokens": 1, "temperature": 0, "logprobs": 0, **AS_IDS}
-        progress = life.client.progress(timeout_s)
-        try:
-            life.client.choices(question, timeout_s)
-        except UnansweredError:
-            # It may wait its turn: behind more sequences than run at once, or than the cache has room for.
-            if life.client.progress(timeout_s) <= progress:
-                raise
+        for copy in range(copies):
+            _require_answer(life.client, base, timeout_s, copy if copies > 1 else None)
     except (EngineAwayError, RefusedError) as error:
         return Look(Seen.SILENT, set(), str(error), final=isinstance(error, UnreadableAnswerError | RefusedError))
     return Look(Seen.ANSWERED, {model.id for model in models}, "it answered")
+
+
+def _require_answer(client: VllmClient, base: str, timeout_s: float, copy: int | None) -> None:
+    """Raises EngineAwayError and RefusedError."""
+    question = {"model": base, "prompt": [0], "max_tokens": 1, "temperature": 0, "logprobs": 0, **AS_IDS}
+    progress = client.progress(timeout_s, copy)
+    try:
+        client.choices(question, timeout_s, copy)
+    except UnansweredError:
+        # It may wait its turn: behind more sequences than run at once, or than the cache has room for.
+        if client.progress(timeout_s, copy) <= progress:
+            raise
 
 
 def base_of(names: list[str]) -> str:

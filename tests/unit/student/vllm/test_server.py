@@ -60,6 +60,20 @@ def test_a_server_whose_answers_wait_behind_others_is_busy_and_not_dead(bench: B
     assert [bench.turn(1.0), bench.turn(HANG_S)] == [Condition.SUSPECT, Condition.RESTARTING]
 
 
+def test_a_copy_that_hangs_behind_another_that_answers_is_a_dead_server(tmp_path: Path) -> None:
+    """Questions that name no copy go to the one with the least to do, and its count grows."""
+    bench = Bench(tmp_path, copies=2)
+    try:
+        bench.turn()
+        bench.hold("a@v1")
+        assert bench.turn() is Condition.HEALTHY
+        bench.fake.hung_copies, bench.fake.works = {"1"}, 100
+        assert [bench.turn(1.0), bench.turn(HANG_S)] == [Condition.SUSPECT, Condition.RESTARTING]
+    finally:
+        bench.fake.hung_copies = set()
+        bench.close()
+
+
 @pytest.mark.parametrize("counted", [None, 0])
 def test_what_is_heard_of_completions_is_progress_with_or_without_a_count(bench: Bench, counted: int | None) -> None:
     bench.fake.counted = counted
