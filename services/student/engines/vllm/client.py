@@ -76,6 +76,10 @@ class UnansweredError(EngineAwayError):
     """No answer came in the time that there was for it."""
 
 
+class NobodyThereError(EngineAwayError):
+    """Nobody listens there: not yet, or not any more."""
+
+
 class StatusError(EngineAwayError):
     """The server is there, and answered that it failed; asked again it may not."""
 
@@ -266,7 +270,8 @@ class VllmClient:
         except httpx2.TimeoutException as error:
             raise UnansweredError(f"vLLM did not answer {path} in time: {error!r}") from error
         except httpx2.HTTPError as error:
-            raise EngineAwayError(f"vLLM did not answer {path}: {error!r}") from error
+            kind = NobodyThereError if _is_nobody(error) else EngineAwayError
+            raise kind(f"vLLM did not answer {path}: {error!r}") from error
         _require_ok(path, response)
         return response
 
@@ -291,6 +296,13 @@ class VllmClient:
             return self._submit(coroutine).result(timeout=timeout_s + 2 * CONNECT_TIMEOUT_S)
         except (TimeoutError, CancelledError) as error:
             raise EngineAwayError(f"the connection to {self.url} was closed") from error
+
+
+def _is_nobody(error: BaseException | None) -> bool:
+    """Whether a connection was refused, or its socket is gone, somewhere below what HTTP made of it."""
+    while error is not None and not isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def joined(parts: Sequence[ServerChoice]) -> ServerChoice:

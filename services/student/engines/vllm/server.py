@@ -13,7 +13,12 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.student.engines.port import EngineAwayError, RefusedError
-from services.student.engines.vllm.client import UnansweredError, UnreadableAnswerError, VllmClient
+from services.student.engines.vllm.client import (
+    NobodyThereError,
+    UnansweredError,
+    UnreadableAnswerError,
+    VllmClient,
+)
 from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
 from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.wire import AS_IDS, Needs, require
@@ -40,12 +45,13 @@ class Life:
 @dataclass(frozen=True)
 class Look:
     """What one look at a server shows. listed: names of the versions that it has. final: it refused, or answered what
-    cannot be read, and would do so again."""
+    cannot be read, and would do so again. nobody: nobody listens there."""
 
     seen: Seen
     listed: set[str]
     reason: str
     final: bool = False
+    nobody: bool = False
 
 
 class Server:
@@ -265,6 +271,9 @@ class Server:
         wake = self._needs.marked and self._health.condition is Condition.RESTARTING
         look = look_at(life, timeout_s, wake=wake, copies=self._copies)
         seen = look.seen
+        # A server whose engine has ended listens no more, and may wait for ever for what it had begun.
+        if look.nobody and life.process is not None and self._health.condition is not Condition.RESTARTING:
+            seen = Seen.ENDED
         lost = seen is Seen.ANSWERED and self._has_lost_its_mark(life, timeout_s)
         with self._lock:
             # Of what was held before the look only: a version that is loaded or unloaded during it is no loss.
@@ -335,7 +344,8 @@ def look_at(life: Life, timeout_s: float, *, wake: bool = False, copies: int = 1
         for copy in range(copies):
             _require_answer(life.client, base, timeout_s, copy if copies > 1 else None)
     except (EngineAwayError, RefusedError) as error:
-        return Look(Seen.SILENT, set(), str(error), final=isinstance(error, UnreadableAnswerError | RefusedError))
+        final, nobody = isinstance(error, UnreadableAnswerError | RefusedError), isinstance(error, NobodyThereError)
+        return Look(Seen.SILENT, set(), str(error), final=final, nobody=nobody)
     return Look(Seen.ANSWERED, {model.id for model in models}, "it answered")
 
 

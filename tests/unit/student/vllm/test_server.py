@@ -155,6 +155,24 @@ def test_an_own_server_whose_answers_cannot_be_read_is_an_error_at_once(bench: B
     assert process.exit_code is not None
 
 
+def test_an_own_server_that_listens_no_more_is_dead_at_once_and_a_found_one_may_come_back(tmp_path: Path) -> None:
+    """vLLM's waits for ever for what its dead engine has begun."""
+    bench = Bench(tmp_path)
+    process = ServerProcess(["sleep", "600"], {}, tmp_path / "log")
+    bounds = Bounds(hang_s=HANG_S, start_s=600.0, max_restarts=1)
+    own = Server(lambda: (VllmClient(bench.fake.url, None), process), ADAPTERS, bounds, bench.clock, lambda: "")
+    try:
+        own.turn()
+        assert (own.health.condition, bench.turn()) == (Condition.STALE, Condition.STALE)
+        bench.fake.stop()
+        own.turn()
+        assert (own.health.condition, bench.turn()) == (Condition.RESTARTING, Condition.STALE)
+        assert process.exit_code is not None
+    finally:
+        own.stop()
+        bench.close()
+
+
 def test_before_a_server_that_is_found_something_else_may_answer_for_a_while(bench: Bench) -> None:
     bench.fake.names_as_ids = False
     with ThreadPoolExecutor() as starting:
