@@ -38,8 +38,8 @@ ones winning:
 3. the environment: `{ENV_PREFIX}SECTION__KEY=value`, for instance `{ENV_PREFIX}RUN__SEED=1`,
 4. the command line: `--set section.key=value`, as often as needed; the value is TOML, or else a plain string.
 
-A preset or file whose first line is `extends = "phys-chem"` holds only what differs from that preset. `none` unsets what need
-not be set, such as a preset's `chat_template`: in a file `"none"`.
+A preset or file whose first line is `extends = "phys-chem"` holds only what differs from that preset. `none` unsets
+what need not be set, such as a preset's `chat_template`: in a file `"none"`.
 Unknown keys are errors that name the nearest known one. A run keeps what it was begun with in its `config.toml`, and
 going on with other settings is refused with a list of the differences. Defaults are the paper's where it gives one.
 """
