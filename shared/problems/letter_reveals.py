@@ -2,8 +2,9 @@
 
 `shared/method/reveals.py` takes out what names any option as the answer. What merely points at one (`corresponds to
 option D`, `not B but D`, `D remains`) is as often said of the wrong one that a peer chose, and is part of a review: it
-goes only where the option is the right one. Ordinary mentions of it stay (`option D is too low`), and so do symbols
-(`D = 3 m`). English only. What always holds: characters are only removed; time is linear in the text.
+goes only where the option is the right one. Ordinary mentions of it stay (`option D is too low`), and so do symbols and
+names (`D = 3 m`, `A + B → C`, `the value of D remains constant`). English only. What always holds: characters are only
+removed.
 """
 
 import re
@@ -24,10 +25,14 @@ _POINTS = (
     r"|I(?:(?:['’]d|\swould)\s(?:say|answer|go\sfor)|\s(?:get|got|say))|should\s(?:say|give|get)|(?:this|that|which)\sgives"
     r"|indeed|(?:expected|ground\struth)\s?:?)"
 )
-_CHANGES = (
-    r"(?:not|replac(?:e|ing)|chang(?:e|ing)|switch(?:ing)?\sfrom|instead\sof|rather\sthan|(?:all|every(?:thing|\soption)"
-    r"|any(?:thing|\soption)?)\s(?:but|except(?:\sfor)?|other\sthan|besides))"
-)
+_INSTEAD_OF = r"(?:not|replac(?:e|ing)|chang(?:e|ing)|switch(?:ing)?\sfrom|instead\sof|rather\sthan)"
+_ALL_BUT = r"(?:(?:all|every(?:thing|\soption)|any(?:thing|\soption)?)\s(?:but|except(?:\sfor)?|other\sthan|besides))"
+_DENIED = r"(?<!not )(?<!n['’]t )(?<!never )"
+# Behind another of a reaction or a chain stands what comes of it.
+_NO_REACTION = r"(?<![+→⇌]\s[A-Z]\s)"
+_LEFT_OVER = r"(?i:it\sis|remains)"
+_SOLE = r"(?i:alone|is\sthe\s(?:one|only))\b"
+_BEGINS = r"(?:\A|(?<=\n)|(?<=[.!?:;,]\s)|(?<=\b[Ss]o\s)|(?<=\b(?i:and)\s)|(?<=\b(?i:that)\s)|(?<=\b(?i:only)\s))"
 
 
 @cache
@@ -36,14 +41,15 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
     return tuple(
         re.compile(source)
         for source in (
-            rf"\s?,?\s?(?<!not )\b(?i:{_POINTS})\s{{1,4}}{_POINTED}",
-            rf"\s?(?:=>|[→⇒⟹])\s{{0,4}}{_POINTED}",
-            rf"\s?,?\s?\b(?i:{_CHANGES})\s{{1,4}}{option}{LETTER}\s{{0,2}},?\s(?i:but|with|by|to|into)\s{{1,4}}"
+            rf"\s?,?\s?{_DENIED}\b(?i:{_POINTS})\s{{1,4}}{_POINTED}",
+            rf"\s?{_NO_REACTION}(?:=>|[→⇒⟹])\s{{0,4}}{_POINTED}",
+            rf"\s?,?\s?\b(?i:{_INSTEAD_OF})\s{{1,4}}{option}{LETTER}\s{{0,2}},?\s(?i:but|with|by|to|into)\s{{1,4}}"
             rf"(?i:rather\s)?{option}(?P<bare>{LETTER})",
-            rf"\s?,?\s?\b(?i:{_CHANGES})\s{{1,4}}{option}(?P<bare>{LETTER})(?=\s(?i:is|are|can|fails?|has|have)\b)",
+            rf"\s?,?\s?\b(?i:{_ALL_BUT})\s{{1,4}}{option}(?P<bare>{LETTER})(?=\s(?i:is|are|can|fails?|has|have)\b)",
             rf"\s?\b{option}{LETTER}\s(?i:(?:should|must)\s(?:be|have\sbeen|become))\s{option}(?P<bare>{LETTER}){_ENDS}",
-            rf"\s?(?<![\w.])(?:{_WORD})?(?P<bare>{LETTER})\s"
-            r"(?i:it\sis|remains|alone|is\sthe\s(?:one|only))(?=\s{0,2}[.,;!?]|\s|\Z)",
+            rf"\s?(?<![\w.]){_WORD}(?P<named>{LETTER})\s(?:{_LEFT_OVER}\b|{_SOLE})",
+            rf"\s?(?<![\w.])(?P<bare>{LETTER})\s{_LEFT_OVER}{_ENDS}",
+            rf"\s?{_BEGINS}(?P<bare>{LETTER})\s{_SOLE}",
             rf"\s?<(?i:final_?answer|ans|choice|option)>\s{{0,4}}(?P<bare>{LETTER})[^<>]{{0,30}}(?:</\w{{1,15}}>)?",
             rf"\s?[\[{{\"'](?i:answer|choice|option)[\"'\]]\s?:?\s?(?P<bare>{LETTER})",
         )
