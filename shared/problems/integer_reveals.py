@@ -161,7 +161,7 @@ def _english() -> _Rules:
             re.IGNORECASE,
         ),
         # The notes of a calculator, as the solutions of some data sets have them.
-        re.compile(rf"\s?<<[^<>\n]{{1,80}}>>(?:\s?{_RESULT})?"),
+        re.compile(rf"\s?<<(?:[^<>\n]{{1,80}}=)?\s?{CURRENCY}?[-−]?[\d.,]{{1,20}}%?\s?>>(?:\s?{_RESULT})?"),
     )
     sayings = (
         re.compile(rf"\s?\b{_IT}{_JOINS}{_ASIDE}{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),

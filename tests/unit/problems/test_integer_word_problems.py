@@ -32,6 +32,7 @@ from shared.problems.integer_reveals import split_integer_reveals
         ("Add both. \\boxed{12\\text{ volts}}", "7", "Add both."),
         ("Add both. \\fbox{12}", "7", "Add both."),
         ("Add both: 3*4 = <<3*4=12>>12.", "7", "Add both: 3*4 =."),
+        ("Add both: <<.5*24=$12.00>>12 <<12>>", "7", "Add both:"),
         ("Add both. The speed is \\(12\\,\\mathrm{m\\,s}^{-1}\\).", "12", "Add both. The speed."),
         ("Add both. The speed is 12~\\text{m/s}.", "12", "Add both. The speed."),
         ("Add both. You should find 12.", "12", "Add both."),
@@ -59,6 +60,8 @@ def test_a_claimed_result_goes(text: str, answer: str, left: str) -> None:
         r"The angle is 12^\circ + x.",
         "It is $12 + x$.",
         r"It is 12^{2}.",
+        "Look up <<Newton's second law>>.",
+        "Take <<F = 12 * a>> and solve it.",
     ],
 )
 def test_given_numbers_and_formulas_stay(text: str) -> None:
