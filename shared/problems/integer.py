@@ -12,7 +12,7 @@ import re
 
 from shared.contracts.messages import ChatMessage
 from shared.errors import shown
-from shared.method.anchoring import FB_NONE, review_feedback
+from shared.method.anchoring import review_feedback
 from shared.method.sanitizing import neutralise_control_tokens
 from shared.problems.integer_reveals import split_integer_reveals
 from shared.problems.integers import (
@@ -24,7 +24,7 @@ from shared.problems.integers import (
     number_shadow,
     same_integer,
 )
-from shared.problems.problem import Judgement, Problem, removed_by
+from shared.problems.problem import Judgement, Problem, judged_without
 
 TEMPLATES = "{question}\nSolved:{s}\nFeedback:{f} | Tutor: {question}\nPeer:{response}"
 """The prompts below in short: what `template_hash` stands for."""
@@ -146,14 +146,9 @@ class IntegerFormat:
     def judge_feedback(self, raw: str | None, problem: Problem) -> Judgement:
         """Verdict and clean text as everywhere, then without claimed results (`= 12.`, `answer is 12`)."""
         review = review_feedback(raw, self.anchor_text(problem))
-        removed = removed_by(review)
-        if review.delivered is None:
-            return Judgement(review.verdict, None, removed)
-        left, revealed = split_integer_reveals(review.delivered, problem.answer)
-        kept = left.strip()
-        if not any(character.isalnum() for character in kept):
-            return Judgement(FB_NONE, None, removed + revealed)
-        return Judgement(review.verdict, kept, removed + revealed)
+        return judged_without(
+            lambda text: split_integer_reveals(text, problem.answer), review, review.verdict, review.delivered
+        )
 
     def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:
         """See `ProblemFormat.process_feedback`."""

@@ -12,7 +12,7 @@ from shared.contracts.messages import ChatMessage
 from shared.errors import shown
 from shared.method import anchoring, grading, reprompt, tutor_prompt
 from shared.problems.letter_reveals import split_letter_reveals
-from shared.problems.problem import Judgement, Problem, removed_by
+from shared.problems.problem import Judgement, Problem, judged_without
 
 _LETTER = re.compile(r"[A-J]")
 """Those that `shared.method.reveals` takes out of feedback."""
@@ -121,11 +121,4 @@ class NaiveMcqFormat(McqFormat):
 
 
 def _judged(review: anchoring.Review, verdict: str, delivered: str | None, problem: Problem) -> Judgement:
-    removed = removed_by(review)
-    if delivered is None:
-        return Judgement(verdict, None, removed)
-    left, revealed = split_letter_reveals(delivered, problem.answer)
-    kept = left.strip()
-    if not any(map(str.isalnum, kept)):
-        return Judgement(anchoring.FB_NONE, None, removed + revealed)
-    return Judgement(verdict, kept, removed + revealed)
+    return judged_without(lambda text: split_letter_reveals(text, problem.answer), review, verdict, delivered)

@@ -10,14 +10,14 @@ that one instance serves every thread; `formats.py` knows them by name.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar
 
 from shared.contracts.messages import ChatMessage, Contract
 from shared.errors import ProblemSetError, shown
-from shared.method.anchoring import Review
+from shared.method.anchoring import FB_NONE, Review
 
 
 class DroppedRow(Contract):
@@ -169,6 +169,20 @@ class Judgement:
 def removed_by(review: Review) -> tuple[str, ...]:
     """What the rules of every format took out."""
     return tuple(removal.text for removal in review.removals if removal.reason not in FORMAL_REASONS)
+
+
+def judged_without(
+    split: Callable[[str], tuple[str, tuple[str, ...]]], review: Review, verdict: str, delivered: str | None
+) -> Judgement:
+    """Of what the rules of every format let through, what a format's own `split` leaves: (left, what it took out)."""
+    removed = removed_by(review)
+    if delivered is None:
+        return Judgement(verdict, None, removed)
+    left, revealed = split(delivered)
+    kept = left.strip()
+    if not any(map(str.isalnum, kept)):
+        return Judgement(FB_NONE, None, removed + revealed)
+    return Judgement(verdict, kept, removed + revealed)
 
 
 class ProblemFormat(Protocol):
