@@ -169,8 +169,9 @@ def require_given(settings: RunSettings, given: Sequence[str]) -> None:
             setting = f"students.{name.student}.vllm.tensor_parallel_size and .data_parallel_size"
         if needs > int(has):
             raise ConfigError(
-                f"{service} needs {needs} GPUs, its container has {has}: make the Compose file anew with these "
-                f"settings (`opcod compose --set …`), or lower {setting}"
+                f"{service} needs {needs} GPUs and is given {has}: give it as many (with Compose by a file made with "
+                "these settings, `opcod compose --set …`; in a cluster by an overlay, with nvidia.com/gpu of pods and "
+                f"OPCOD_CONTAINER_GPUS), or lower {setting}"
             )
 
 

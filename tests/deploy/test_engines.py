@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from opcod.commands.prepare import ANYWHERE, write_engines
+from opcod.local.gpus import require_given
 from opcod.prepare.checks import check_engines
 from opcod.prepare.run_directory import create_run
 from shared.config.loading import load_settings
@@ -27,6 +28,7 @@ from shared.errors import ConfigError
 from shared.vllm import Model, arguments
 from tests.deploy.deployed import (
     DOCKERFILE,
+    FOLLOWERS,
     K8S,
     OVERLAYS,
     Tree,
@@ -170,6 +172,27 @@ def test_a_preparation_is_begun_with_the_gpus_that_its_job_has(
     limits = pods(overlay(name))["prepare"]["spec"]["containers"][0]["resources"]["limits"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(limits["nvidia.com/gpu"]))))
     check_engines(load_settings(preset=preset, environ=environment), "prepare")
+
+
+@pytest.mark.parametrize("name", [name for name in OVERLAYS if "gpu" in name])
+def test_a_preparation_in_a_cluster_knows_how_many_gpus_each_has(name: str) -> None:
+    objects = overlay(name)
+    environment = kubernetes_containers(name)["prepare"].environment
+    has = {
+        workload.removesuffix(FOLLOWERS): sum(
+            container["resources"]["limits"].get("nvidia.com/gpu", 0) for container in pod_containers(pod)
+        )
+        for workload, pod in pods(objects).items()
+        if workload.startswith(("student", "trainer"))
+    }
+    for group, found in of_kind(objects, "LeaderWorkerSet").items():
+        has[group] *= found["spec"]["leaderWorkerTemplate"]["size"]
+    given = environment["OPCOD_CONTAINER_GPUS"].split()
+    assert dict(each.split("=") for each in given) == {service: str(count) for service, count in has.items()}
+    require_given(load_settings(preset="laptop", environ=environment), given)
+    split = environment | {"OPCOD_SET_STUDENTS__B__VLLM__TENSOR_PARALLEL_SIZE": "2"}
+    with pytest.raises(ConfigError, match="student-b needs 2 GPUs and is given 1"):
+        require_given(load_settings(preset="laptop", environ=split), given)
 
 
 @pytest.mark.parametrize("profile", ["gpu", "gpu1"])

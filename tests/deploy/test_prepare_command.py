@@ -81,7 +81,7 @@ def test_what_the_container_says_of_gpus_holds_where_the_settings_say_nothing(
         arguments = (tmp_path / "runs" / "r1" / "engines" / f"{student}.arguments").read_text()
         assert f"--gpu-memory-utilization\n{share}\n" in arguments
     ranks = prepare(variables | told | {"OPCOD_RUN": "r2"}, "--set=trainer.ranks=2")
-    assert ranks.returncode == EXIT_USAGE and "trainer-a needs 2 GPUs, its container has 1" in ranks.stderr
+    assert ranks.returncode == EXIT_USAGE and "trainer-a needs 2 GPUs and is given 1" in ranks.stderr
     assert not (tmp_path / "runs" / "r2" / PREPARED_FILE).exists()
 
 

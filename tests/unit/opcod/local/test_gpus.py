@@ -191,9 +191,9 @@ def test_what_needs_more_gpus_than_its_container_has_is_refused_and_is_told_by_w
     require_given(settings(*VLLM, "trainer.ranks=2", "students.b.vllm.tensor_parallel_size=4"), GIVEN)
     require_given(settings(TWO[0]), GIVEN)  # its engine is none of vLLM
     beside = settings(*VLLM, *TWO, "students.a.vllm.url=unix:/run/a.sock")
-    with pytest.raises(ConfigError, match=r"student-a needs 2 GPUs, its container has 1: .*opcod compose"):
+    with pytest.raises(ConfigError, match=r"student-a needs 2 GPUs and is given 1: .*opcod compose"):
         require_given(beside, GIVEN)
-    with pytest.raises(ConfigError, match=r"trainer-a needs 3 GPUs, its container has 2: .*lower trainer\.ranks"):
+    with pytest.raises(ConfigError, match=r"trainer-a needs 3 GPUs and is given 2: .*lower trainer\.ranks"):
         require_given(settings("trainer.ranks=3"), GIVEN)
     for wrong in ("trainer-c=1", "trainer-a", "broker=1"):
         with pytest.raises(ConfigError, match=f"expected a student or trainer of a, b.*got {wrong}"):
