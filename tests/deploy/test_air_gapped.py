@@ -44,6 +44,11 @@ def block(language: str) -> str:
     return str(text)
 
 
+def variables_of(file: str) -> dict[str, str]:
+    """What the page's block of that file says."""
+    return dict(line.split("=", 1) for line in block(rf"ini\n# {re.escape(file)}").splitlines())
+
+
 def run(line: str, directory: Path, programs: Path, *, network: bool = True, **variables: str) -> str:
     """A line of the page in a shell; its output. Without a network where this machine lets us make such a place."""
     without = [] if network or refusal() is not None else INSIDE
@@ -148,7 +153,7 @@ def said_to_docker(tmp_path: Path) -> list[list[str]]:
     programs = tmp_path / "programs"
     program(programs, "docker", f'echo "$@" >> "{tmp_path / "said"}"')
     program(programs, "docker-compose", f'case "$*" in *config*) exec "{tool("docker-compose")}" "$@";; esac')
-    for line in commands("Images")[:5]:
+    for line in commands("Images"):
         run(line, ROOT, programs)
     return [line.split() for line in (tmp_path / "said").read_text().splitlines()]
 
@@ -170,7 +175,7 @@ def test_all_images_are_saved_loaded_and_pushed_to_where_compose_looks(said_to_d
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu", "gpu1", "monitor", "cli"])
 def test_two_variables_say_where_all_images_of_compose_come_from(profile: str) -> None:
-    told = dict(word.split("=") for word in commands("Images")[5].split() if "=" in word)
+    told = variables_of(".env")
     assert set(told) == {"OPCOD_REGISTRY", "OPCOD_PULL"} and told["OPCOD_REGISTRY"] == REGISTRY
     ours = {f"{REGISTRY}{image}" for image in images_of(profile)}
     assert images_of(profile, **told) == ours
@@ -221,13 +226,12 @@ def test_a_run_is_prepared_from_directories_without_a_network(tmp_path: Path) ->
     for domain in ("physics", "chemistry"):
         write_tiny_model(cached / f"{domain}-specialist", context=2048)
         write(cached / "sciknoweval", domain, plain(0, 40, domain), plain(40, 8, domain))
-    told = dict(
-        line.split("=", 1) for line in block("ini").replace("/data/cache", str(tmp_path / "cache")).splitlines()
-    )
+    cache_dir = str(tmp_path / "cache")
+    told = {name: value.replace("/data/cache", cache_dir) for name, value in variables_of("opcod.env").items()}
     variables = told | {
         "OPCOD_RUN": "r1",
         "OPCOD_RUNS_DIR": str(tmp_path / "runs"),
-        "OPCOD_CACHE_DIR": str(tmp_path / "cache"),
+        "OPCOD_CACHE_DIR": cache_dir,
         "HF_HOME": str(tmp_path / "hub"),
         "OPCOD_SET_PROBLEMS__FORMAT": "mcq",
         # The tiny models have two blocks.

@@ -141,7 +141,6 @@ TRIALS: dict[str, Run | Parsed | NotHere] = {
     "pip download": WALKED,
     "python3 -m venv": WALKED,
     ".venv/bin/pip install": WALKED,
-    "OPCOD_REGISTRY=": NotHere("needs a container engine; tests/deploy/test_air_gapped.py renders it"),
     "hf download": NotHere("fetches from the hub"),
     "CUDA=": NotHere("is for the build of an image"),
     "kubectl": NotHere("needs a cluster"),
