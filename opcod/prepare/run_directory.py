@@ -99,5 +99,6 @@ def refuse_changes(stored: RunSettings, asked: RunSettings) -> None:
     changed = differences(stored, asked)
     if changed:
         raise ConfigError(
-            "a run is resumed with the settings it was begun with; these differ:\n  " + "\n  ".join(changed)
+            "a run is resumed with the settings it was begun with, and others want a run of another name (--run, with "
+            "Compose OPCOD_RUN in .env); these differ:\n  " + "\n  ".join(changed)
         )
