@@ -16,7 +16,7 @@ def compose(
         bool, typer.Option("--prometheus", help="Print what belongs in docker/monitoring/prometheus.yml instead.")
     ] = False,
 ) -> None:
-    """Print the Compose file for the students of the settings, such as `opcod compose --preset trio > compose.yaml`.
+    """Print the Compose file for the students of the settings, such as `opcod compose --preset trio > trio.yml`.
 
     It belongs beside docker-compose.yml, which is what it prints for two students: it is built from the same files.
     """

@@ -349,6 +349,12 @@ def test_services_and_profiles_of_compose_that_are_named_are_there() -> None:
             assert set(named) <= set(services), command
 
 
+def test_no_file_is_written_that_compose_takes_before_its_own() -> None:
+    """It would count whatever COMPOSE_FILE says no more, and be empty while a command of Compose writes it."""
+    for page in PAGES:
+        assert not re.search(r"> (compose\.ya?ml|docker-compose\.yaml)\b", page.read_text()), page.name
+
+
 def test_what_a_text_says_of_opcod_is_there() -> None:
     said = {(page.name, " ".join(span.split())) for page in PAGES for span in _SPAN.findall(page.read_text())}
     assert len(said) > 50
