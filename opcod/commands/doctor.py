@@ -20,6 +20,7 @@ from rich.text import Text
 
 from opcod.local.deployment import Deployment, is_elsewhere, live_deployment
 from opcod.local.gpus import require_room, share_out, share_out_all, visible
+from opcod.local.host_memory import memory_here
 from opcod.local.progress import make_console
 from opcod.options import (
     CACHE_DIR,
@@ -32,6 +33,7 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
+from opcod.planning.cards import GIB
 from opcod.planning.disk import disk_needs, existing
 from opcod.prepare.checks import can_be_written, thinking_notes
 from shared.bus.keys import queues_of
@@ -85,12 +87,11 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
 
     No packages where services run elsewhere: an image has those that its own processes need.
     """
-    memory = psutil.virtual_memory()
     return [
         Finding("python", "ok", sys.version.split()[0]),
         *(() if is_elsewhere() else map(_package, PACKAGES)),
         _threads(settings, cores_here()),
-        Finding("memory", "ok", f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"),
+        _memory(),
         *_disks(paths, settings),
         *_engines(settings),
         *(() if is_elsewhere() else _templates(paths, settings)),
@@ -134,6 +135,13 @@ def _threads(settings: RunSettings, cores: int) -> Finding:
         return Finding("threads", "warn", f"{on_cpu} a model process on {cores} cores; lower resources.threads")
     beside = f", {on_gpu} beside a GPU" if on_gpu != on_cpu else ""
     return Finding("threads", "ok", f"{on_cpu} a model process{beside}, on {cores} cores")
+
+
+def _memory() -> Finding:
+    there = memory_here()
+    # Of a container's share not all that is taken is seen.
+    free = min(psutil.virtual_memory().available, there)
+    return Finding("memory", "ok", f"{free / GIB:.1f} of {there / GIB:.1f} GiB free")
 
 
 def _disks(paths: Paths, settings: RunSettings) -> Iterator[Finding]:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import psutil
 from rich.console import Console
 
 from opcod.installed import require_model_packages
 from opcod.local.cards import card_sizes, given_sizes
 from opcod.local.gpus import Shares, require_room, share_out_all, sharing
+from opcod.local.host_memory import memory_here
 from opcod.local.names import student_services
 from opcod.planning.cards import GIB, CardPlan
 from opcod.planning.contexts import crowded, too_long
@@ -77,8 +77,8 @@ def show_plan(paths: Paths, settings: RunSettings, gpus: str | None = None) -> N
 @dataclass
 class Planned:
     """missing: why a run of these settings could not begin now. notes: what will be done first, or is assumed.
-    contexts: tokens that each student's model takes, 0 where that is not known. host: bytes of this machine's memory, 0
-    where it is not what is planned for."""
+    contexts: tokens that each student's model takes, 0 where that is not known. host: bytes of memory that a run may
+    have on this machine, 0 where it is not what is planned for."""
 
     settings: RunSettings
     problems: ProblemSetManifest | None = None
@@ -99,7 +99,7 @@ class Planned:
 
 def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = None) -> Planned:
     """Everything that can be known before a run begins. sizes: of cards in place of those that are here."""
-    found = Planned(settings, host=psutil.virtual_memory().total if sizes is None else 0)
+    found = Planned(settings, host=memory_here() if sizes is None else 0)
     problems: ProblemSet | None = None
     evaluated: Evaluated | None = None
     # Each look by itself: one that fails must not hide what the next one would find.
