@@ -36,7 +36,7 @@ def export(
     require_model_packages("`opcod export`")
     # Torch takes seconds, and most commands do without.
     from opcod.export.hub import open_hub, push
-    from opcod.export.writing import choose, require_new, write
+    from opcod.export.writing import choose, require_new, require_room, write
 
     paths = paths_for(runs_dir, run_directory(runs_dir, run_name).name, cache_dir)
     target = absolute(out)
@@ -44,6 +44,7 @@ def export(
     require_new(target)
     hub = open_hub(repository) if repository else None
     wanted = choose(paths, student, version, merge=merge, repository=repository)
+    require_room(paths, wanted, target)
     console = make_console()
     with interruptible() as interrupted:
         settings = stored_settings(paths)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from opcod.export.card import Exported, Record, render
+from opcod.planning.disk import held_bytes, known_shapes, require_free
+from opcod.planning.shapes import DTYPE_BYTES
 from opcod.prepare.checks import check_directory
 from opcod.prepare.run_directory import stored_settings
 from opcod.report.writing import current_report, state_of
@@ -94,6 +96,17 @@ def require_new(target: Path) -> None:
     if not empty and (target.exists() or target.is_symlink()):
         raise ConfigError(f"expected a directory that is new or empty, {target} is not: name another one")
     check_directory("DIR", target.parent)
+
+
+def require_room(paths: Paths, wanted: Wanted, target: Path) -> None:
+    """Raises ConfigError where the disk of `target` has too little; of a model of unknown size nothing is asked."""
+    settings, published = stored_settings(paths), wanted.published
+    shape = known_shapes(paths, settings).get(wanted.student)
+    dtype = settings.students[wanted.student].dtype
+    model = 0 if shape is None else shape.parameters * DTYPE_BYTES[dtype]
+    adapter = 0 if wanted.merge or published is None else held_bytes(paths.run_dir / published.uri)
+    with_model = wanted.merge or not _is_named_by_hub(paths, wanted.student)
+    require_free("DIR", target.parent, adapter + (model if with_model else 0))
 
 
 def write(paths: Paths, wanted: Wanted, target: Path) -> None:

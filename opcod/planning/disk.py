@@ -106,6 +106,11 @@ def shapes_of(settings: RunSettings) -> dict[str, ModelShape]:
     return found
 
 
+def known_shapes(paths: Paths, settings: RunSettings) -> dict[str, ModelShape]:
+    """As `shapes_of`, and of the models that a run was begun with. Raises ModelError."""
+    return shapes_of(settings) | shapes_in(_begun_with(paths, settings))
+
+
 @dataclass(frozen=True)
 class DiskNeed:
     """bytes: what is to be free on one disk, on which these directories are, or will be. free: what is."""
@@ -136,9 +141,9 @@ def disk_needs(
             fixed = max(fixed, asked)
             continue
         begun = _begun_with(paths, settings)
-        known = shapes_of(settings) | shapes_in(begun) if shapes is None else shapes
+        known = known_shapes(paths, settings) if shapes is None else shapes
         parts = sum(part.bytes for part in disk_parts(settings, known) if not part.in_cache)
-        in_runs += max(0, parts - _held_bytes(paths.run_dir))
+        in_runs += max(0, parts - held_bytes(paths.run_dir))
         lacking = {student: shape for student, shape in known.items() if student not in begun}
         models |= _model_bytes(settings, lacking)
         # Those of a seed are one, whatever the method.
@@ -173,7 +178,7 @@ def _lacking_bytes(wanted: list[int], kept_in: Path) -> int:
     """Of specialists of these sizes. Which ones the cache holds is only known once they are asked for, so one of a size
     is taken for the one that is wanted."""
     for kept in kept_in.iterdir() if kept_in.is_dir() else ():
-        size = _held_bytes(kept)
+        size = held_bytes(kept)
         alike = next((each for each in wanted if abs(each - size) <= ALIKE * each), None)
         if alike is not None:
             wanted.remove(alike)
@@ -227,6 +232,16 @@ def require_disk_of(
         )
 
 
+def require_free(option: str, directory: Path, size: int) -> None:
+    """Raises ConfigError where fewer than `size` bytes are free. option: where the directory was named."""
+    free = free_under(directory)
+    if free < size:
+        raise ConfigError(
+            f"{option}: expected {size / 1e9:.1f} GB free under {directory}, found {free / 1e9:.1f} GB; free some, or "
+            "name a directory on another disk"
+        )
+
+
 def _choices(paths: Paths, places: Collection[Path]) -> str:
     """What leads elsewhere, of what is short."""
     known = {
@@ -271,7 +286,7 @@ def _batch_bytes(settings: RunSettings) -> int:
     return len(settings.students) * steps * answers * settings.rollout.max_tokens * BATCH_BYTES
 
 
-def _held_bytes(directory: Path) -> int:
+def held_bytes(directory: Path) -> int:
     """Of a directory that may be in use, so that files come and go meanwhile."""
     held = 0
     for parent, _, files in os.walk(directory):

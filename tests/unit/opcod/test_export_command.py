@@ -8,14 +8,20 @@ import pytest
 
 pytest.importorskip("torch")
 
-from opcod.export.writing import choose, require_new
+from opcod.export.writing import choose, require_new, require_room
+from opcod.planning import disk
+from opcod.planning.disk import held_bytes
 from shared.config.settings import Paths
+from shared.contracts.models import PreparedModel, model_file
 from shared.contracts.run import Status
 from tests.fakes.command import call_opcod
+from tests.unit.modeling.tiny_model import write_tiny_model
 from tests.unit.opcod.published_run import done
 from tests.unit.trainer.ground import RUN
 
 Export = Callable[..., tuple[int, str]]
+SIZE = 2 * 26_848
+"""Of the base, in bf16."""
 
 
 @pytest.fixture
@@ -106,6 +112,27 @@ def test_where_no_directory_can_appear_nothing_is_merged(
         code, error = export(RUN, "--student", "a", str(tmp_path / place))
         assert (code, said in error) == (2, True), error
     require_new(tmp_path / "volume" / "in" / "it")
+
+
+def test_a_disk_without_room_for_it_is_named_before_anything_is_merged(
+    export: Export, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(runs)
+    model = model_file(runs / RUN, "a")
+    model.parent.mkdir()
+    base = write_tiny_model(tmp_path / "tiny")
+    model.write_text(PreparedModel(path=base, sha256="0" * 64).model_dump_json())
+    adapter = held_bytes(runs / RUN / "weights/a/v000002")
+    # An adapter's base is written beside it, as it was made here.
+    for how, wanted in {"--merge": SIZE, "--adapter": SIZE + adapter}.items():
+        monkeypatch.setattr(disk, "free_under", lambda _, wanted=wanted: wanted - 1)
+        code, error = export(RUN, "--student", "a", how, str(tmp_path / "out"))
+        assert (code, f"GB free under {tmp_path}, found" in error) == (2, True), error
+        monkeypatch.setattr(disk, "free_under", lambda _, wanted=wanted: wanted)
+        paths = Paths(runs_dir=runs, run=RUN, cache_dir=tmp_path)
+        chosen = choose(paths, "a", None, merge=how == "--merge", repository=None)
+        require_room(paths, chosen, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_directory_that_holds_something_is_left_alone(
