@@ -101,7 +101,14 @@ def evaluate_student(
 
     with interruptible() as interrupted:
         # The run may be up, and its services go by the plan that there is.
-        prepare_models(paths, settings, lambda what: say(f"preparing: {what}"), interrupted, purpose=None)
+        prepare_models(
+            paths,
+            settings,
+            lambda what: say(f"preparing: {what}"),
+            interrupted,
+            students=(questions.student,),
+            purpose=None,
+        )
         say(f"{version} answers {len(chosen.problems)} problems, {samples} samples each")
         [answers] = answer(paths, [questions], say, interrupted)
     evaluated = _evaluated(paths.run, settings.run.seed, questions, chosen, answers.checksum)

@@ -38,13 +38,14 @@ def specialize(
     # A run that nobody sees: only what lands in the cache is wanted of it.
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory:
         paths = paths_for(Path(directory), "specialize", cache_dir)
-        check_settings(paths, settings, takes_steps=False)
+        students = None if student is None else (student,)
+        check_settings(paths, settings, takes_steps=False, students=students)
         create_run(paths, settings)
         seconds = prepare_models(
             paths,
             settings,
             lambda what: tell(console, f"preparing: {what}"),
-            students=None if student is None else (student,),
+            students=students,
         )
         for file in sorted((paths.run_dir / MODELS).glob("*.json")):
             made = prepared_model(paths.run_dir, file.stem).model_dump_json(include={"path", "sha256"})

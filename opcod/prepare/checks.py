@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from opcod.installed import require_model_packages
@@ -12,7 +12,7 @@ from opcod.local.gpus import require_room, share_out, share_out_all
 from opcod.local.nodes import PORTS
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.contexts import crowded, too_long
-from opcod.planning.disk import existing, require_disk
+from opcod.planning.disk import existing, known_shapes, require_disk
 from opcod.planning.machine import Purpose, counting, plan_machine
 from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
 from opcod.planning.work import prompt_lengths, prompts_asked, refused_prompt
@@ -38,13 +38,20 @@ PRIVILEGED = frozenset({"opcod", "sdpo"})
 
 
 def check_settings(
-    paths: Paths, settings: RunSettings, purpose: Purpose = "run", *, takes_steps: bool = True
+    paths: Paths,
+    settings: RunSettings,
+    purpose: Purpose = "run",
+    *,
+    takes_steps: bool = True,
+    students: Sequence[str] | None = None,
 ) -> list[str]:
     """Name, problems, disk, ports, Redis, models and GPUs; returns what a run would lose by texts that are too long.
     Raises UnavailableError if Redis does not answer.
 
     takes_steps: whether batches, versions and checkpoints will be written, for which the disk is to have room, too.
+    students: whose models and engines are wanted, by default all.
     """
+    wanted = settings.names if students is None else students
     # Models come last: one may have to be fetched, and nobody should wait for that to learn of a wrong port.
     check_name(paths.run)
     check_directory("--runs-dir", paths.runs_dir)
@@ -52,11 +59,12 @@ def check_settings(
     problems = load_problems(settings)
     evaluated_problems(settings, problems)
     _check_specialists(paths, settings, problems)
-    require_disk(paths, settings, takes_steps=takes_steps)
+    known = {name: shape for name, shape in known_shapes(paths, settings).items() if name in wanted}
+    require_disk(paths, settings, known, takes_steps=takes_steps)
     _check_ports(settings)
     _check_redis(paths, settings)
-    check_engines(settings, purpose)
-    models = _check_models(paths, settings, purpose)
+    check_engines(settings, purpose, wanted)
+    models = _check_models(paths, settings, purpose, wanted)
     notes = _check_lengths(settings, problems, models) if takes_steps else []
     # Again: by now the sizes of all models are known that are not known by name.
     require_disk(paths, settings, shapes_in(models), takes_steps=takes_steps)
@@ -129,9 +137,9 @@ def _check_redis(paths: Paths, settings: RunSettings) -> None:
         bus.close()
 
 
-def check_engines(settings: RunSettings, purpose: Purpose = "run") -> None:
+def check_engines(settings: RunSettings, purpose: Purpose = "run", students: Sequence[str] | None = None) -> None:
     """Whether vLLM is installed for whose server is started here, and GPUs suffice for what is. Raises ConfigError."""
-    for student in settings.students.values():
+    for student in (settings.students[name] for name in students or settings.names):
         if student.engine == "vllm" and student.vllm.url is None:
             find_installation(student.vllm)
     available = gpus_here()
@@ -142,14 +150,13 @@ def check_engines(settings: RunSettings, purpose: Purpose = "run") -> None:
         share_out(as_made_here(settings, available, purpose), available)
 
 
-def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose) -> dict[str, Path]:
-    """The directories of the students' models, looked at."""
-    if any(student.engine != "scripted" for student in settings.students.values()):
+def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose, students: Sequence[str]) -> dict[str, Path]:
+    """The directories of these students' models, looked at."""
+    sections = {name: settings.students[name] for name in students if settings.students[name].engine != "scripted"}
+    if sections:
         _check_device()
     models = {}
-    for name, student in settings.students.items():
-        if student.engine == "scripted":
-            continue
+    for name, student in sections.items():
         models[name] = base_model(settings, name, paths)
         vocabulary = _checked_vocabulary(models[name], student.chat_template)
         _check_served(settings, name, models[name])

@@ -22,6 +22,7 @@ from opcod.local.processes import (
     until_ended,
 )
 from opcod.local.signals import stoppable
+from opcod.planning.disk import known_shapes, require_disk
 from opcod.planning.machine import Purpose, in_words, write_plan
 from shared.config.machine import cores_here
 from shared.config.settings import Paths, RunSettings
@@ -49,7 +50,7 @@ def prepare_models(
     are fine-tuned here, all at once but for those that share a GPU, those of `specialize.source = "self"` after they
     have drawn answers of their own.
     Raises StoppedError once `stopped` says so, and ConfigError if a model of the run is gone and cannot be made again
-    alike.
+    alike, or a disk has too little room for what is made.
     """
     started = time.monotonic()
     progress("models")
@@ -59,6 +60,9 @@ def prepare_models(
     # Resumed, replayed and served on the same weights: what is pinned and unchanged is not resolved again.
     pinned = {name: _prepared(paths, name) for name in wanted}
     missing = [name for name in wanted if not _is_there(pinned[name])]
+    # Also of a run that was begun: the cache may have been emptied since.
+    to_come = {name: shape for name, shape in known_shapes(paths, settings).items() if name in missing}
+    require_disk(paths, settings, to_come, takes_steps=False)
     # A download or a conversion asks nobody whether to go on, so a signal has to break into it.
     with stoppable("loading models"):
         models = {name: base_model(settings, name, paths) for name in missing}

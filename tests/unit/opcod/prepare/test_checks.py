@@ -11,6 +11,7 @@ from shared.config.settings import Paths
 from shared.errors import ConfigError, ModelError
 from shared.problems.rejection import SAMPLES
 from tests.fakes.deployment import scripted_settings
+from tests.unit.modeling.tiny_model import write_tiny_model
 
 
 def test_only_what_takes_steps_needs_the_disk_for_them(tmp_path: Path) -> None:
@@ -29,6 +30,20 @@ def test_specialists_that_the_cache_has_no_room_for_are_refused_before_they_are_
     settings = load_settings(preset="laptop", environ={})
     paths = Paths(runs_dir=tmp_path / "runs", run="made", cache_dir=tmp_path / "cache")
     with pytest.raises(ConfigError, match=r"GB free under .*cache.*, found 0\.1 GB; .* choose another --cache-dir"):
+        check_settings(paths, settings, takes_steps=False)
+
+
+def test_of_one_student_alone_no_other_one_s_model_and_engine_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_tiny_model(tmp_path / "tiny")
+    other = ("model=Qwen/Qwen3-8B", "engine=vllm", f"vllm.python={tmp_path}/none")
+    students = ["lora.first_layer=0", f"students.a.model={model}", *(f"students.b.{each}" for each in other)]
+    settings = load_settings(preset="smoke", overrides=students, environ={})
+    paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(disk, "free_under", lambda _: 10**8)
+    check_settings(paths, settings, takes_steps=False, students=("a",))
+    with pytest.raises(ConfigError, match="GB free"):
         check_settings(paths, settings, takes_steps=False)
 
 

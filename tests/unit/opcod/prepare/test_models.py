@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from opcod.planning import disk
 from opcod.planning.machine import Purpose
 from opcod.prepare.models import as_made_here, made_in, prepare_models, progress_of
 from shared.config.loading import load_settings
 from shared.config.machine import cores_here
 from shared.config.settings import Paths
-from shared.contracts.models import model_file, prepared_model
+from shared.contracts.models import PreparedModel, model_file, prepared_model
 from shared.errors import ConfigError, OpcodError
 from shared.modeling.checksums import file_checksum
 from tests.unit.modeling.tiny_model import write_tiny_model
@@ -46,6 +47,20 @@ def test_a_model_that_nobody_wrote_to_is_not_hashed_again(tmp_path: Path) -> Non
         file.write("\n")
     with pytest.raises(ConfigError, match="which is gone or changed"):
         prepare_models(paths, settings, lambda _: None)
+
+
+def test_a_model_that_a_run_was_begun_with_is_not_made_again_without_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(preset="smoke", overrides=["students.b.model=Qwen/Qwen3-8B"], environ={})
+    paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(disk, "free_under", lambda _: 10**9)
+    gone = PreparedModel(path=tmp_path / "gone", sha256="0" * 64)
+    model_file(paths.run_dir, "b").parent.mkdir(parents=True)
+    model_file(paths.run_dir, "b").write_text(gone.model_dump_json())
+    with pytest.raises(ConfigError, match=r"expected 16\.4 GB free under .*hub, found 1\.0 GB"):
+        prepare_models(paths, settings, lambda _: None, students=("b",), purpose=None)
 
 
 @pytest.mark.parametrize(
