@@ -25,6 +25,7 @@ from shared.config.settings import Paths, RunSettings
 from shared.contracts.models import MODELS
 from shared.contracts.weights import ReplayedStep
 from shared.errors import ConfigError, OpcodError, StorageError, reason
+from shared.files.batches import sealed_steps
 from shared.parents import environment_of_a_child
 
 # Changes no weight, so what is rebuilt must still be as recorded.
@@ -53,6 +54,7 @@ def replay(
     student = recorded.require_student(student or recorded.names[0])
     settings = settings_on(paths, None, None, overrides)
     last = _last_step(until)
+    _require_sealed(paths, student, last)
     changed = differences(recorded, settings)
     _check_changes(changed, into)
     console = make_console()
@@ -118,6 +120,15 @@ def _last_step(until: str | None) -> int | None:
     if not number.isdecimal() or int(number) == 0:
         raise ConfigError(f"--until: expected a version such as v7, got {until!r}")
     return int(number)
+
+
+def _require_sealed(paths: Paths, student: str, last: int | None) -> None:
+    """Raises ConfigError where the run has no batch of that step; of one without any the replay itself says so."""
+    sealed = sealed_steps(paths.run_dir, student)
+    if last is not None and sealed and last > sealed[-1]:
+        raise ConfigError(
+            f"--until: expected a version that was trained, of student {student} v{sealed[-1]} is the last, got v{last}"
+        )
 
 
 @contextmanager

@@ -175,6 +175,7 @@ def test_a_missing_batch_is_named(runs: Path, tmp_path: Path) -> None:
         (("--set", "loss.alpha=1"), "name it with --into"),
         (("--set", "gate.tau=0.3", "--into", "x"), "only loss.*, optimizer.* and trainer.* can be changed"),
         (("--until", "last", "--into", "x"), "expected a version such as v7, got 'last'"),
+        (("--until", "v9"), f"--until: expected a version that was trained, of student a v{STEPS} is the last, got v9"),
         (("--into", "../outside"), "expected a run name of letters, digits"),
         (("--into", "what if"), "expected a run name of letters, digits"),
         (("--student", "c"), "--student: expected one of a, b, got 'c'"),
