@@ -94,7 +94,7 @@ def sound_version(
     """
     named = {version.name: version for version in versions}
     if name not in named:
-        there = f"{next(iter(named))} to {list(named)[-1]}" if named else "none"
+        there = span(list(named)) if named else "none"
         raise ConfigError(f"{option}: expected a published version of student {student} ({there}), got {name!r}")
     found = named[name]
     if found.pruned:
@@ -105,6 +105,12 @@ def sound_version(
     if faults := list(faults_of(run_dir, found)):
         raise StorageError(f"{name} is not what was published: {'; '.join(faults)}")
     return found
+
+
+def span(versions: Sequence[object]) -> str:
+    """From the first to the last, of at least one, in order."""
+    first, last = versions[0], versions[-1]
+    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def roll_back(run_dir: Path, state: RunState, student: str, to: str) -> str:

@@ -22,6 +22,7 @@ from opcod.prepare.checks import check_directory
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import stored_settings
 from opcod.report.inspect_log import require_inspect, write_inspect_log
+from opcod.weights import span
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.ids import parse_version, seed_of, version_name
 from shared.contracts.jobs import Question, Questions
@@ -256,7 +257,7 @@ def resolve_version(paths: Paths, students: Sequence[str], asked: str) -> str:
         raise ConfigError(f"--student: {error}") from error
     # Version 0 is the base model, which nobody publishes.
     if steps and steps not in published:
-        there = f"0 and {published[0]} to {published[-1]}" if published else "0, the base model"
+        there = f"0 and {span(published)}" if published else "0, the base model"
         raise ConfigError(
             f"--student: {asked} is not published in {paths.run_dir / 'weights'}, or was pruned; there is {there}"
         )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from opcod.local.deployment import run_lock
 from opcod.main import app
+from opcod.weights import span
 from services.broker.machine import machine
 from services.broker.machine.moves import Serve, TakenUp
 from services.broker.recovery import choose
@@ -186,3 +187,7 @@ def test_pruned_versions_are_listed_as_such_and_cannot_be_gone_back_to(runs: Pat
     assert weights(runs, "verify", RUN).output == "4 versions are what was published\n"
     result = weights(runs, "rollback", RUN, "--student", "a", "--to", "v1")
     assert "`opcod replay ground --student a --until v1" in str(result.exception).replace(RUN, "ground")
+
+
+def test_one_version_is_no_span() -> None:
+    assert (span(["a@v1"]), span([1, 2, 3])) == ("a@v1", "1 to 3")
