@@ -191,7 +191,7 @@ def _apply(tree: Tree, override: str, variable: str | None = None) -> None:
         )
     if not separator or not all(keys) or len(keys) < 2:
         came = f"the key {shown(path.strip())}" if separator else "no `=` in it"
-        raise ConfigError(f"expected section.key=value, got {came}")  # the value may be a secret
+        raise ConfigError(f"--set: expected section.key=value, got {came}")  # the value may be a secret
     for key in keys[:-1]:
         # A section that no file has is begun here; whether there is such a one is for validation to say.
         tree = tree.setdefault(key, {})
