@@ -4,6 +4,7 @@ They know the forms of `shared/method/languages.py`. In any other language a tut
 tutee, and nothing else would tell.
 """
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ LEAST_SHARE = 0.05
 MANY_WORDS = 50
 """Distinct words that would hold some of a known language's, were it one."""
 
+LOOKED_AT = 2000
+"""Questions at most: a large set is looked at as soon."""
+
 UNKNOWN = "a language that is not known"
 
 _COVERED = frozenset(language.name for language in LANGUAGES)
@@ -24,13 +28,18 @@ _COVERED = frozenset(language.name for language in LANGUAGES)
 def uncovered_languages(problems: ProblemSet) -> str | None:
     """A sentence about the languages of the questions that the rules do not know; None if they know all of them."""
     asked = [problem.question for problem in problems.all_problems()]
+    every = len(asked)
+    if every > LOOKED_AT:
+        # Drawn, as languages may alternate: every n-th question may be in some of them alone.
+        asked = random.Random(0).sample(asked, LOOKED_AT)
+    drawn = f", drawn out of {every}," if every > LOOKED_AT else ""
     told = [(question, language_of(question)) for question in asked]
     found = Counter(name for _, name in told if name is not None)
     short = [question for question, name in told if name is None]
     # Too short to tell their language one by one, so they are looked at together.
     found[_language_of_all(short)] += len(short)
     unknown = [
-        f"{count} of {len(asked)} questions are in {name}"
+        f"{count} of {len(asked)} questions{drawn} are in {name}"
         for name, count in found.most_common()
         if name not in _COVERED and count >= max(1, LEAST_SHARE * len(asked))
     ]

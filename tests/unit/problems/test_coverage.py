@@ -50,3 +50,9 @@ def test_other_languages_are_named_with_those_that_are_known(questions: list[str
     said = uncovered_languages(problem_set(*questions)) or ""
     assert said.startswith(told)
     assert said.endswith("Japanese, Korean, Italian")
+
+
+def test_of_many_questions_some_are_looked_at_wherever_the_languages_stand() -> None:
+    said = uncovered_languages(problem_set(*[THAI, *[ENGLISH] * 9] * 1000)) or ""
+    assert 140 < int(said.split()[0]) < 260
+    assert " of 2000 questions, drawn out of 10000, are in Thai, of which" in said
