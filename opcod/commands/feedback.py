@@ -122,11 +122,15 @@ def export(
         raise ConfigError("parquet is not for a terminal: name a file with --out, or send the output to one")
     with open_exchanges(runs_dir, run_name) as exchanges:
         pieces = exchanges.export(wanted, format_, rows)
+        lines = 0
         with _target(out) as file:
             for piece in pieces:
                 file.write(piece)
-    if out is not None:
-        typer.echo(f"written: {out}", err=True)
+                lines += piece.count(b"\n")
+    # Parquet has no lines, and how many rows it has stands in the file.
+    count = f"{lines} {rows} to " if format_ == "jsonl" else ""
+    if count or out is not None:
+        typer.echo(f"written: {count}{out or 'standard output'}", err=True)
 
 
 @app.command("flag")

@@ -56,3 +56,14 @@ def test_a_directory_is_refused(
 ) -> None:
     assert export(monkeypatch, runs, tmp_path) == 2
     assert f"--out: cannot write {tmp_path}: Is a directory" in capsys.readouterr().err
+
+
+def test_how_much_was_found_is_said_beside_it(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for asked, count in (((), LINES), (("--filter", "round=77"), 0)):
+        arguments = ("export", "--run", RUN, "--runs-dir", str(runs), *asked)
+        assert call_opcod(monkeypatch, "feedback", *arguments) == 0
+        out, said = capsysbinary.readouterr()
+        assert out.count(b"\n") == count
+        assert said == f"written: {count} exchanges to standard output\n".encode()
