@@ -34,7 +34,9 @@ from opcod.options import (
     settings_from,
 )
 from opcod.planning.cards import GIB
-from opcod.planning.disk import disk_needs, existing
+from opcod.planning.disk import disk_needs, existing, shapes_of
+from opcod.planning.host import memory_note, run_bytes
+from opcod.planning.work import prompt_lengths
 from opcod.prepare.checks import can_be_written, thinking_notes
 from shared.bus.keys import queues_of
 from shared.bus.redis import RedisBus
@@ -43,6 +45,7 @@ from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, UnavailableError
 from shared.gpus import driver, gpus_here
 from shared.http.access import read_keys
+from shared.problems.loading import load_problems
 from shared.vllm import find_installation
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "redis", "fastapi", "pydantic")
@@ -91,7 +94,7 @@ def examine_machine(paths: Paths, settings: RunSettings) -> list[Finding]:
         Finding("python", "ok", sys.version.split()[0]),
         *(() if is_elsewhere() else map(_package, PACKAGES)),
         _threads(settings, cores_here()),
-        _memory(),
+        _memory(settings),
         *_disks(paths, settings),
         *_engines(settings),
         *(() if is_elsewhere() else _templates(paths, settings)),
@@ -137,11 +140,20 @@ def _threads(settings: RunSettings, cores: int) -> Finding:
     return Finding("threads", "ok", f"{on_cpu} a model process{beside}, on {cores} cores")
 
 
-def _memory() -> Finding:
+def _memory(settings: RunSettings) -> Finding:
     there = memory_here()
     # Of a container's share not all that is taken is seen.
     free = min(psutil.virtual_memory().available, there)
-    return Finding("memory", "ok", f"{free / GIB:.1f} of {there / GIB:.1f} GiB free")
+    told = f"{free / GIB:.1f} of {there / GIB:.1f} GiB free"
+    try:
+        gpu = gpus_here() > 0
+        lengths = prompt_lengths(load_problems(settings), settings, None)
+        wanted = run_bytes(settings, shapes_of(settings), lengths, gpu=gpu)
+    except OpcodError:  # told where GPUs, problems and models are looked at
+        return Finding("memory", "ok", told)
+    short = memory_note(settings, wanted, there, gpu=gpu) is not None
+    wants = f", a run of these settings wants about {wanted / GIB:.1f}" if wanted else ""
+    return Finding("memory", "warn" if short else "ok", told + wants)
 
 
 def _disks(paths: Paths, settings: RunSettings) -> Iterator[Finding]:

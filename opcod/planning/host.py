@@ -1,7 +1,8 @@
 """How much of the host's memory a run needs at most, by arithmetic. Of what computes on GPUs: what passes through it,
 and what is kept there for want of room on a card."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from opcod.local.names import ServiceName, student_services
 from opcod.planning.cards import GIB
@@ -12,9 +13,14 @@ from opcod.planning.memory import (
     MiB,
     Need,
     mapped_weights,
+    other_needs,
+    student_need,
     total_bytes,
+    trainer_need,
+    vllm_need,
 )
 from opcod.planning.shapes import DTYPE_BYTES, ModelShape
+from opcod.planning.work import Lengths
 from shared.config.settings import RunSettings
 
 # Python with torch and CUDA's libraries; a vLLM server with its three processes.
@@ -53,22 +59,63 @@ def host_needs(settings: RunSettings, shapes: Mapping[str, ModelShape]) -> list[
     return found
 
 
+def process_needs(
+    settings: RunSettings, shapes: Mapping[str, ModelShape], lengths: Lengths, *, gpu: bool
+) -> list[Need]:
+    """Of students and trainers, by student; gpu: of a GPU's memory, else of this machine's."""
+    students = [
+        replace(
+            (vllm_need if settings.students[name].engine == "vllm" else student_need)(
+                name, settings, shape, lengths, gpu=gpu
+            ),
+            service=service,
+        )
+        for name, shape in shapes.items()
+        for service in student_services(settings, [name])
+    ]
+    return students + [trainer_need(name, settings, shape, lengths, gpu=gpu) for name, shape in shapes.items()]
+
+
+def run_bytes(settings: RunSettings, shapes: Mapping[str, ModelShape], lengths: Lengths, *, gpu: bool) -> int:
+    """Of the host's memory, of all processes together; 0 where no model's shape is known."""
+    if not shapes:
+        return 0
+    if gpu:
+        return _bytes_beside_gpus([*host_needs(settings, shapes), *other_needs()])
+    needs = process_needs(settings, shapes, lengths, gpu=False)
+    return total_bytes([*needs, *other_needs()], mapped_weights(settings))
+
+
+def memory_note(settings: RunSettings, wanted: int, there: int, *, gpu: bool) -> str | None:
+    """What helps where a run may have `there` bytes on this machine and wants more; 0: not known."""
+    if not 0 < there < wanted or settings.resources.nodes > 1:
+        return None
+    lower = "rollout.max_tokens, evaluation.max_tokens, feedback.max_tokens or students.<x>.slots"
+    helps = "take a machine with more" if gpu else f"lower {lower}, or take a machine with more"
+    return (
+        f"a run may have {there / GIB:.1f} GiB of this machine's memory and wants about {wanted / GIB:.1f}, it may be "
+        f"killed for want of it: {helps}"
+    )
+
+
 def memory_lines(settings: RunSettings, needs: list[Need], on_host: list[Need], there: int) -> Iterator[str]:
-    """What all processes take together, and what helps where a machine of `there` bytes has less; 0: not known.
+    """What all processes take together, and what helps where there is less (`memory_note`).
 
     needs: without GPUs; on_host: with GPUs, else none.
     """
     if on_host:
-        # Specialists have made room by then.
-        total = sum(need.bytes for need in on_host if not need.service.startswith("specialist"))
+        total = _bytes_beside_gpus(on_host)
         yield f"All processes of the run in the host's memory: about {total / GIB:.1f} GiB."
     else:
         total = total_bytes(needs, mapped_weights(settings))
         yield f"All processes on this machine's CPU, weights of one model counted once: about {total / GIB:.1f} GiB."
-    if 0 < there < total and settings.resources.nodes == 1:
-        lower = "rollout.max_tokens, evaluation.max_tokens, feedback.max_tokens or students.<x>.slots"
-        helps = "take a machine with more" if on_host else f"lower {lower}, or take a machine with more"
-        yield f"Note: this machine has {there / GIB:.1f} GiB of memory, the run may be killed for want of it: {helps}."
+    if (note := memory_note(settings, total, there, gpu=bool(on_host))) is not None:
+        yield f"Note: {note}."
+
+
+def _bytes_beside_gpus(on_host: Sequence[Need]) -> int:
+    # Specialists have made room by then.
+    return sum(need.bytes for need in on_host if not need.service.startswith("specialist"))
 
 
 def _on_host(service: str, runtime: int, weights: int, state: int = 0, hosted: int = 0) -> Need:

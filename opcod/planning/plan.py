@@ -6,7 +6,7 @@ fetched, converted or loaded; what is missing is collected, so that one look sho
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
@@ -14,19 +14,12 @@ from opcod.installed import require_model_packages
 from opcod.local.cards import card_sizes, given_sizes
 from opcod.local.gpus import Shares, require_room, share_out_all, sharing
 from opcod.local.host_memory import memory_here
-from opcod.local.names import student_services
 from opcod.planning.cards import GIB, CardPlan
 from opcod.planning.contexts import crowded, too_long
 from opcod.planning.disk import DiskPart, disk_grid, disk_parts, require_disk
-from opcod.planning.host import host_needs, memory_lines
+from opcod.planning.host import host_needs, memory_lines, process_needs
 from opcod.planning.machine import counting, plan_shares
-from opcod.planning.memory import (
-    Need,
-    other_needs,
-    student_need,
-    trainer_need,
-    vllm_need,
-)
+from opcod.planning.memory import Need, other_needs
 from opcod.planning.shapes import KNOWN_SHAPES, ModelShape, context_in, read_shape
 from opcod.planning.work import (
     Count,
@@ -135,8 +128,9 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
         with _noted(found.missing):
             _look_at_cards(found, shapes, found.lengths, sizes)
         # Either way: who plans on a laptop for another machine sees both.
-        found.on_gpu = _needs(found, shapes, found.lengths, gpu=True)
-        found.needs = [*_needs(found, shapes, found.lengths, gpu=found.gpus > 0), *(other_needs() if shapes else ())]
+        found.on_gpu = process_needs(settings, shapes, found.lengths, gpu=True)
+        on_this = process_needs(settings, shapes, found.lengths, gpu=found.gpus > 0)
+        found.needs = [*on_this, *(other_needs() if shapes else ())]
         found.on_host = [*host_needs(settings, shapes), *other_needs()] if shapes and found.gpus else []
     return found
 
@@ -236,21 +230,6 @@ def _takes_prompts(found: Planned, student: str, problems: ProblemSet | None, co
         found.missing.append(refused_prompt(student, error))
         return False
     return True
-
-
-def _needs(found: Planned, shapes: dict[str, ModelShape], lengths: Lengths, *, gpu: bool) -> list[Need]:
-    settings = found.settings
-    students = [
-        replace(
-            (vllm_need if settings.students[name].engine == "vllm" else student_need)(
-                name, settings, shape, lengths, gpu=gpu
-            ),
-            service=service,
-        )
-        for name, shape in shapes.items()
-        for service in student_services(settings, [name])
-    ]
-    return students + [trainer_need(name, settings, shape, lengths, gpu=gpu) for name, shape in shapes.items()]
 
 
 @contextmanager

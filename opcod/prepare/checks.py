@@ -9,13 +9,15 @@ from pathlib import Path
 from opcod.installed import require_model_packages
 from opcod.local.deployment import latest_run
 from opcod.local.gpus import require_room, share_out, share_out_all
+from opcod.local.host_memory import memory_here
 from opcod.local.nodes import PORTS
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.contexts import crowded, too_long
 from opcod.planning.disk import existing, known_shapes, require_disk
+from opcod.planning.host import memory_note, run_bytes
 from opcod.planning.machine import Purpose, counting, plan_machine
 from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
-from opcod.planning.work import prompt_lengths, prompts_asked, refused_prompt
+from opcod.planning.work import Lengths, prompt_lengths, prompts_asked, refused_prompt
 from opcod.prepare.models import as_made_here, base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
@@ -45,8 +47,8 @@ def check_settings(
     takes_steps: bool = True,
     students: Sequence[str] | None = None,
 ) -> list[str]:
-    """Name, problems, disk, ports, Redis, models and GPUs; returns what a run would lose by texts that are too long.
-    Raises UnavailableError if Redis does not answer.
+    """Name, problems, disk, ports, Redis, models and GPUs; returns what a run would lose by texts that are too long,
+    and whether this machine's memory is too small for it. Raises UnavailableError if Redis does not answer.
 
     takes_steps: whether batches, versions and checkpoints will be written, for which the disk is to have room, too.
     students: whose models and engines are wanted, by default all.
@@ -65,9 +67,14 @@ def check_settings(
     _check_redis(paths, settings)
     check_engines(settings, purpose, wanted)
     models = _check_models(paths, settings, purpose, wanted)
-    notes = _check_lengths(settings, problems, models) if takes_steps else []
+    notes, lengths = _check_lengths(settings, problems, models) if takes_steps else ([], None)
     # Again: by now the sizes of all models are known that are not known by name.
-    require_disk(paths, settings, shapes_in(models), takes_steps=takes_steps)
+    shapes = shapes_in(models)
+    require_disk(paths, settings, shapes, takes_steps=takes_steps)
+    if lengths is not None and purpose == "run":
+        gpu = gpus_here() > 0
+        note = memory_note(settings, run_bytes(settings, shapes, lengths, gpu=gpu), memory_here(), gpu=gpu)
+        notes += [] if note is None else [note]
     return notes
 
 
@@ -177,14 +184,18 @@ def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose, student
     return models
 
 
-def _check_lengths(settings: RunSettings, problems: ProblemSet, models: Mapping[str, Path]) -> list[str]:
-    """Or the longest questions would fail in the middle of a run; returns what only the longest texts would."""
+def _check_lengths(
+    settings: RunSettings, problems: ProblemSet, models: Mapping[str, Path]
+) -> tuple[list[str], Lengths | None]:
+    """Or the longest questions would fail in the middle of a run; returns what only the longest texts would, and the
+    lengths of prompts as the first student counts them."""
     if not models:  # torch takes seconds, and there is no tokenizer to ask
-        return []
+        return [], None
     from shared.modeling.loading import load_tokenizer
 
     refused: list[str] = []
     notes: list[str] = []
+    first: Lengths | None = None
     for name, directory in models.items():
         count = counting(load_tokenizer(directory, settings.students[name].chat_template))
         try:
@@ -196,12 +207,13 @@ def _check_lengths(settings: RunSettings, problems: ProblemSet, models: Mapping[
             lengths = prompt_lengths(problems, settings, count)
         except PromptError as error:
             raise ConfigError(f"student {name}: {error}") from error
+        first = first or lengths
         contexts = {name: context_in(directory)}
         refused += too_long(settings, contexts, lengths)
         notes += crowded(settings, contexts, lengths)
     if refused:
         raise ConfigError("; ".join(refused))
-    return notes
+    return notes, first
 
 
 def _check_device() -> None:

@@ -89,6 +89,13 @@ def test_the_machine_is_held_against_the_settings(tmp_path: Path) -> None:
     assert set(usual.values()) == {"ok"}
 
 
+def test_memory_is_held_against_what_a_run_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = Paths(runs_dir=tmp_path / "runs", run="x", cache_dir=tmp_path / "cache")
+    monkeypatch.setattr("opcod.commands.doctor.memory_here", lambda: 2**31)
+    found = by_name(examine_machine(paths, load_settings(preset="laptop", environ={})))["memory"]
+    assert found.state == "warn" and " of 2.0 GiB free, a run of these settings wants about " in found.found
+
+
 def test_packages_are_looked_at_only_where_services_are_started_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

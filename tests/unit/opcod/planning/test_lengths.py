@@ -90,7 +90,9 @@ def test_students_that_have_no_room_for_any_feedback_are_refused() -> None:
     assert "a usual prompt for feedback has 450 of them" in found and "feedback.max_tokens = 1024: lower it" in found
 
 
-def test_a_run_whose_longest_question_has_no_room_for_an_answer_does_not_begin(tmp_path: Path) -> None:
+def test_a_run_whose_longest_question_has_no_room_for_an_answer_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = write_tiny_model(tmp_path / "tiny")
     shape = read_shape(model)
     assert shape is not None and 0 < shape.context < 1000
@@ -98,6 +100,10 @@ def test_a_run_whose_longest_question_has_no_room_for_an_answer_does_not_begin(t
     both = [f"students.{name}.{value}" for name in "ab" for value in (f"model={model}", "specialize=false")]
     short, long = (settings(*both, f"rollout.max_tokens={tokens}", preset="smoke") for tokens in (8, 1000))
     assert check_settings(paths, short) == []
+    monkeypatch.setattr(checks, "memory_here", lambda: 10**9)
+    [noted] = check_settings(paths, short)
+    assert noted.startswith("a run may have 0.9 GiB of this machine's memory and wants about ")
+    monkeypatch.undo()
     tight = settings(*both, "rollout.max_tokens=100", preset="smoke")
     noted = check_settings(paths, tight)
     assert [note.partition(" tokens")[0] for note in noted] == [f"student {s} takes sequences of 256" for s in "ab"]

@@ -43,7 +43,7 @@ def test_a_machine_with_too_little_memory_is_named_before_it_is_tried(tmp_path: 
     found = plan_run(paths, load_settings(preset="smoke", environ={}))
     assert found.host > GIB, "this machine's"
     found.host = 4 * GIB
-    assert [line for line in lines(found) if "this machine has 4.0 GiB of memory, the run may be killed" in line]
+    assert [line for line in lines(found) if "a run may have 4.0 GiB of this machine's memory and wants about " in line]
     found.host = 64 * GIB
     assert not [line for line in lines(found) if "may be killed" in line]
     assert not plan(tmp_path, "smoke", (CARD, CARD)).host, "cards of another machine"
