@@ -22,7 +22,7 @@ class FakeVllm:
     """Listens on `socket`. Every completion is its prompt's last id, `max_tokens` times, at log-prob -0.5.
 
     hung: completions are not answered until it is cleared; left: how many were not waited for. hung_copies: those that
-    ask one of these copies are not, either. dead: they fail, while
+    ask one of these copies are not, either, nor those of more than one token where it loses. dead: they fail, while
     the list of models is still given.
     paused, asleep: by its routes; completions wait, or are not to come. weights: the directory whose weights it has,
     None when a reload has failed. mark: what it calls them. restarts_in_a_read: somebody starts it again once it has
@@ -34,6 +34,7 @@ class FakeVllm:
     log-probs are not finite, which it streams as null and cannot answer otherwise.
     raw: its log-probs are the model's own, whatever is drawn from.
     counted: tokens that it says it has computed, `works` more each time that it is asked; None: it keeps no count.
+    in_hand: requests that it says run in each of its `copies`; None: it does not say.
     refuses_with: the status of a refusal.
     """
 
@@ -43,6 +44,7 @@ class FakeVllm:
         self.models: dict[str, str] = {}
         self.bodies: list[dict[str, Any]] = []
         self.hung, self.dead = threading.Event(), threading.Event()
+        self.loses = threading.Event()
         self.left = 0
         self.hung_copies: set[str] = set()
         self.paused, self.asleep = threading.Event(), threading.Event()
@@ -58,6 +60,8 @@ class FakeVllm:
         self.refuses_with = 400
         self.counted: int | None = 0
         self.works = 0
+        self.in_hand: int | None = None
+        self.copies = 1
         self.probed = -2.0
         self.effect = 0.0
         self.numberless = False
@@ -97,7 +101,12 @@ class FakeVllm:
                 return Response(status_code=404)
             self.counted += self.works
             name = "vllm:generation_tokens_total"
-            return Response(f'# TYPE {name} counter\n{name}{{engine="0"}} {self.counted}.0\nvllm:other 7.0\n')
+            counts = [f'# TYPE {name} counter\n{name}{{engine="0"}} {self.counted}.0\nvllm:other 7.0\n']
+            for copy in range(self.copies if self.in_hand is not None else 0):
+                labels = f'{{engine="{copy}",model_name="{BASE}"}}'
+                counts.append(f"vllm:num_requests_running{labels} {self.in_hand}.0\n")
+                counts.append(f"vllm:num_requests_waiting{labels} 0.0\n")
+            return Response("".join(counts))
 
         @app.get("/version")
         def version() -> dict[str, str]:
@@ -178,7 +187,8 @@ class FakeVllm:
         if body["model"] not in (BASE, *self.models):
             return JSONResponse({"error": {"message": "no such model"}}, 404)
         copy = request.headers.get("X-data-parallel-rank")
-        while self.hung.is_set() or self.paused.is_set() or copy in self.hung_copies:
+        lost = self.loses.is_set() and body["max_tokens"] > 1
+        while lost or self.hung.is_set() or self.paused.is_set() or copy in self.hung_copies:
             if await request.is_disconnected():
                 self.left += 1
                 break

@@ -20,7 +20,7 @@ HANG_S = 6.0
 class Bench:
     """A found server on a clock that is moved by hand: nothing happens but in `turn`."""
 
-    def __init__(self, directory: Path, needs: Needs = ADAPTERS, copies: int = 1) -> None:
+    def __init__(self, directory: Path, needs: Needs = ADAPTERS, copies: int | None = 1) -> None:
         self.needs = needs
         self.copies = copies
         self.fake = FakeVllm(directory / "s", needs)

@@ -160,8 +160,8 @@ def _with_full_weights(config: StudentConfig, model_dir: Path, checksum: str) ->
 def _server(config: StudentConfig, begin: Begin, needs: Needs) -> Server:
     section, log_file = config.section.vllm, _log_file(config)
     bounds = Bounds(section.hang_timeout_s, section.start_timeout_s, section.max_restarts)
-    # How many copies a server has that somebody else started is not known.
-    copies = 1 if section.url is not None else section.data_parallel_size
+    # One that somebody else started says how many it has.
+    copies = None if section.url is not None else section.data_parallel_size
     return Server(begin, needs, bounds, SystemClock(), lambda: log_tail(log_file), copies)
 
 

@@ -19,6 +19,7 @@ from services.student.engines.port import EngineAwayError, RefusedError, Unwante
 from services.student.engines.vllm.wire import (
     Completion,
     Description,
+    InHand,
     ServedModel,
     ServedModels,
     ServerChoice,
@@ -26,6 +27,7 @@ from services.student.engines.vllm.wire import (
     StreamPart,
     Version,
     WeightInfo,
+    in_hand,
 )
 from shared.errors import reason
 
@@ -112,7 +114,8 @@ class VllmClient:
     def complete(self, calls: Sequence[Call], unwanted: Unwanted) -> list[ServerChoice]:
         """The one choice of each call, all asked for at once. Raises what `unwanted` returns, soon after it does."""
         future = self._submit(self._gather(calls))
-        # No deadline: a generation takes as long as its tokens do. `unwanted`, asked every CHECK_S, ends it early.
+        # No deadline: a generation takes as long as its tokens do. `unwanted`, asked every CHECK_S, ends it early, also
+        # where the server has lost it.
         while not wait([future], timeout=CHECK_S).done:
             if (reason := unwanted()) is not None:
                 future.cancel()
@@ -140,11 +143,15 @@ class VllmClient:
         tokens alone."""
         heard, of_it = (self._heard, "") if copy is None else (0, f'engine="{copy}"')
         try:
-            answer = self._run(self._send("GET", METRICS, None, timeout_s), timeout_s)
-            lines = [line for line in answer.text.splitlines() if line.startswith(COUNTED_TOKENS) and of_it in line]
+            counts = self._metrics(timeout_s).splitlines()
+            lines = [line for line in counts if line.startswith(COUNTED_TOKENS) and of_it in line]
             return heard + sum(float(line.split()[-1]) for line in lines)
-        except (StatusError, RefusedError, ValueError):
-            return heard  # one that was found may keep no count
+        except ValueError:
+            return heard
+
+    def in_hand(self, timeout_s: float = CALL_TIMEOUT_S) -> InHand:
+        """What runs or waits in it, whoever asked."""
+        return in_hand(self._metrics(timeout_s))
 
     def version(self) -> str:
         return self._run(self._get("/version", Version, CALL_TIMEOUT_S)).version
@@ -195,6 +202,12 @@ class VllmClient:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _metrics(self, timeout_s: float) -> str:
+        try:
+            return self._run(self._send("GET", METRICS, None, timeout_s), timeout_s).text
+        except (StatusError, RefusedError):
+            return ""  # one that was found may keep no count
 
     # On the loop -----------------------------------------------------------------------------------------
     async def _gather(self, calls: Sequence[Call]) -> list[ServerChoice]:

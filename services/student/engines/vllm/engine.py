@@ -246,7 +246,9 @@ class VllmEngine:
         """Those that may run at once."""
         try:
             with self._weights.serving(life, version, unwanted) as besides:
-                choices = life.client.complete([sample.call(besides) for sample in samples], unwanted)
+                lost = self.server.losing()
+                calls = [sample.call(besides) for sample in samples]
+                choices = life.client.complete(calls, lambda: unwanted() or lost())
         except NoNumberError as error:
             raise NotFiniteError(version) from error
         except EngineAwayError:

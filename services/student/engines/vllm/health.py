@@ -44,6 +44,25 @@ class Bounds:
 
 
 @dataclass(frozen=True)
+class Idleness:
+    """From since_s to until_s a server that answered said at each look that no request runs or waits in it."""
+
+    since_s: float
+    until_s: float
+
+    def has_lost(self, sent_s: float, bounds: Bounds) -> bool:
+        """Whether a request that was sent then, and is not answered yet, is in it no more."""
+        return self.until_s - max(self.since_s, sent_s) >= bounds.hang_s
+
+
+def idle_after(before: Idleness | None, requests: float | None, now_s: float) -> Idleness | None:
+    """requests: that the server says it has; None: it does not say, or did not answer."""
+    if requests != 0:
+        return None
+    return Idleness(now_s if before is None else before.since_s, now_s)
+
+
+@dataclass(frozen=True)
 class Health:
     """since_s: when it last answered, or was started. restarts: when, of the last hour."""
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.student.engines.port import EngineAwayError, RefusedError
+from services.student.engines.port import EngineAwayError, RefusedError, Unwanted
 from services.student.engines.vllm.client import (
     NobodyThereError,
     UnansweredError,
     UnreadableAnswerError,
     VllmClient,
 )
-from services.student.engines.vllm.health import Bounds, Condition, Health, Seen, after
+from services.student.engines.vllm.health import Bounds, Condition, Health, Idleness, Seen, after, idle_after
 from services.student.engines.vllm.process import ServerProcess
 from services.student.engines.vllm.wire import AS_IDS, Needs, require
 from shared.clock import Clock
@@ -45,18 +45,21 @@ class Life:
 @dataclass(frozen=True)
 class Look:
     """What one look at a server shows. listed: names of the versions that it has. final: it refused, or answered what
-    cannot be read, and would do so again. nobody: nobody listens there."""
+    cannot be read, and would do so again. nobody: nobody listens there. requests: that it has, before it is
+    asked anything; None where it does not say."""
 
     seen: Seen
     listed: set[str]
     reason: str
     final: bool = False
     nobody: bool = False
+    requests: float | None = None
 
 
 class Server:
     """begin: starts the process, if it is ours, and returns how to reach it. needs: what it must be able to do.
-    log_tail: of its log, for messages. copies: of the model, behind the one server, each of which may hang alone.
+    log_tail: of its log, for messages. copies: of the model, behind the one server, each of which may hang alone;
+    None: as many as it says.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Server:
         bounds: Bounds,
         clock: Clock,
         log_tail: Callable[[], str],
-        copies: int = 1,
+        copies: int | None = None,
     ) -> None:
         self._begin = begin
         self._needs = needs
@@ -80,6 +83,7 @@ class Server:
         self._held: dict[str, str] = {}
         self._mark: str | None = None
         self._asleep = False
+        self._idle: Idleness | None = None
         self._looked_s, self._looks_as_asked = 0.0, False
         self._life = Life(*begin(), number=1)
         self._health = Health(Condition.RESTARTING, clock.monotonic_s())
@@ -185,8 +189,7 @@ class Server:
                 yield
             finally:
                 # Reading a whole model may take longer than the silence that means dead.
-                with self._lock:
-                    self._health = replace(self._health, since_s=self._clock.monotonic_s())
+                self._begin_to_count()
 
     def sleep(self) -> None:
         """Free its GPU's memory; the watch leaves it alone until `wake`, also where it ends meanwhile: it could not be
@@ -202,9 +205,20 @@ class Server:
                 self._life.client.wake(self._bounds.start_s)
             finally:
                 self._asleep = False
-                with self._lock:
-                    self._health = replace(self._health, since_s=self._clock.monotonic_s())
+                self._begin_to_count()
                 self.look()
+
+    def losing(self) -> Unwanted:
+        """Of requests that are sent now: why the server, though it answers, will not answer them."""
+        sent_s = self._clock.monotonic_s()
+
+        def lost() -> OpcodError | None:
+            if (idle := self._idle) is None or not idle.has_lost(sent_s, self._bounds):
+                return None
+            said = "vLLM lost a request: it answers, and says that none runs or waits in it"
+            return EngineAwayError(f"{said} for {self._bounds.hang_s:.0f} s")
+
+        return lost
 
     def abandon(self, life: Life) -> None:
         """That life is of no use any more: end it, so that another one is begun."""
@@ -280,6 +294,8 @@ class Server:
             lost = lost or not {name for v, name in before.items() if v in self._held} <= look.listed
             if seen is Seen.ANSWERED and lost:
                 seen = Seen.EMPTY
+            requests = look.requests if seen is Seen.ANSWERED else None
+            self._idle = idle_after(self._idle, requests, self._looked_s)
             previous, self._health = self._health, after(self._health, seen, self._clock.monotonic_s(), self._bounds)
             if seen is Seen.EMPTY:
                 self._forget()
@@ -321,9 +337,14 @@ class Server:
     def _forget(self) -> None:
         """Nothing that was loaded is there any more."""
         self._held.clear()
-        self._mark = None
+        self._mark = self._idle = None
         # A new number, though maybe the same process: requests of before must not be taken for answered by what is now.
         self._life = Life(self._life.client, self._life.process, self._life.number + 1)
+
+    def _begin_to_count(self) -> None:
+        """Neither silence nor idleness of before is held against it."""
+        with self._lock:
+            self._health, self._idle = replace(self._health, since_s=self._clock.monotonic_s()), None
 
     def _end_life(self) -> None:
         if self._life.process is not None:
@@ -331,7 +352,7 @@ class Server:
         self._life.client.close()
 
 
-def look_at(life: Life, timeout_s: float, *, wake: bool = False, copies: int = 1) -> Look:
+def look_at(life: Life, timeout_s: float, *, wake: bool = False, copies: int | None = None) -> Look:
     """One token is asked for, of each copy: a server may be dead behind a list that it still gives, and one of its
     copies behind the others, which take all the questions that name none. wake: it may be paused."""
     if life.process is not None and life.process.exit_code is not None:
@@ -341,12 +362,14 @@ def look_at(life: Life, timeout_s: float, *, wake: bool = False, copies: int = 1
             life.client.resume(timeout_s)
         models = life.client.models(timeout_s)
         base = base_of([model.id for model in models if model.parent is None])
+        in_hand = life.client.in_hand(timeout_s)
+        copies = copies or in_hand.copies
         for copy in range(copies):
             _require_answer(life.client, base, timeout_s, copy if copies > 1 else None)
     except (EngineAwayError, RefusedError) as error:
         final, nobody = isinstance(error, UnreadableAnswerError | RefusedError), isinstance(error, NobodyThereError)
         return Look(Seen.SILENT, set(), str(error), final=final, nobody=nobody)
-    return Look(Seen.ANSWERED, {model.id for model in models}, "it answered")
+    return Look(Seen.ANSWERED, {model.id for model in models}, "it answered", requests=in_hand.requests)
 
 
 def _require_answer(client: VllmClient, base: str, timeout_s: float, copy: int | None) -> None:

@@ -4,6 +4,7 @@ Everything else in an answer is left alone.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -142,6 +143,28 @@ class Description(Answer):
         default_factory=dict,
         validation_alias=AliasPath("components", "schemas", "CompletionRequest", "properties"),
     )
+
+
+_GAUGE = re.compile(r"^vllm:num_requests_(?P<name>running|waiting)\{(?P<labels>.*)\} (?P<value>[0-9.]+)$", re.MULTILINE)
+_ENGINE = re.compile(r'engine="([0-9]{1,9})"')
+
+
+@dataclass(frozen=True)
+class InHand:
+    """Requests that run or wait in a server, None where it does not say; copies of the model behind it, at least 1."""
+
+    requests: float | None
+    copies: int
+
+
+def in_hand(metrics: str) -> InHand:
+    """Out of a server's /metrics."""
+    gauges = list(_GAUGE.finditer(metrics))
+    both = {gauge["name"] for gauge in gauges} == {"running", "waiting"}
+    engines = {int(found[1]) for gauge in gauges if (found := _ENGINE.search(gauge["labels"]))}
+    # A server that has a part of the copies numbers them from another one on, and is asked for none by such a number.
+    copies = len(engines) if engines == set(range(len(engines))) else 1
+    return InHand(sum(float(gauge["value"]) for gauge in gauges) if both else None, max(1, copies))
 
 
 def require(version: str, description: Description, needs: Needs) -> str:

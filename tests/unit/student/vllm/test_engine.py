@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +173,23 @@ def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> 
     assert len(lost) == 1 and engine.engine.versions() == {}
     with pytest.raises(EngineAwayError, match="with it a@v1"):
         engine.engine.generate([request()])
+
+
+def test_a_request_that_a_server_loses_is_told_so_and_the_server_goes_on(engine: EngineBench) -> None:
+    engine.engine.load("a@v1", engine.adapter)
+    engine.fake.loses.set()
+    engine.fake.in_hand = 0
+    with ThreadPoolExecutor() as asking:
+        lost = asking.submit(engine.engine.generate, [request()])
+        until(lambda: engine.fake.bodies[-1]["max_tokens"] > 1)
+        while not lost.done():
+            engine.clock.now_s += 1
+            engine.engine.server.look()
+            time.sleep(0.05)
+    with pytest.raises(EngineAwayError, match="lost a request"):
+        lost.result()
+    engine.fake.loses.clear()
+    assert len(engine.engine.generate([request()])) == 1
 
 
 def test_an_engine_that_may_be_lost_is_suspect_until_the_look_at_it_has_ended(engine: EngineBench) -> None:

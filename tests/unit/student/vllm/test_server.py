@@ -60,10 +60,12 @@ def test_a_server_whose_answers_wait_behind_others_is_busy_and_not_dead(bench: B
     assert [bench.turn(1.0), bench.turn(HANG_S)] == [Condition.SUSPECT, Condition.RESTARTING]
 
 
-def test_a_copy_that_hangs_behind_another_that_answers_is_a_dead_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [2, None])
+def test_a_copy_that_hangs_behind_another_that_answers_is_a_dead_server(tmp_path: Path, told: int | None) -> None:
     """Questions that name no copy go to the one with the least to do, and its count grows."""
-    bench = Bench(tmp_path, copies=2)
+    bench = Bench(tmp_path, copies=told)
     try:
+        bench.fake.copies, bench.fake.in_hand = 2, 1
         bench.turn()
         bench.hold("a@v1")
         assert bench.turn() is Condition.HEALTHY
@@ -72,6 +74,30 @@ def test_a_copy_that_hangs_behind_another_that_answers_is_a_dead_server(tmp_path
     finally:
         bench.fake.hung_copies = set()
         bench.close()
+
+
+def test_a_request_that_a_server_answers_without_is_lost_once_it_has_had_none_for_long(bench: Bench) -> None:
+    bench.turn()
+    bench.hold("a@v1")
+    bench.fake.in_hand = 0
+    bench.turn(HANG_S)
+    lost = bench.server.losing()
+    for in_hand in (0, 1, None, 0):
+        bench.fake.in_hand = in_hand
+        bench.turn(HANG_S / 2)
+        assert lost() is None
+    with bench.server.undisturbed():
+        bench.clock.now_s += HANG_S
+    bench.turn()
+    # What it had until now is nothing to a request that comes now.
+    later = bench.server.losing()
+    assert (lost(), later()) == (None, None)
+    assert bench.turn(HANG_S) is Condition.HEALTHY and later() is not None
+    with pytest.raises(EngineAwayError, match=r"it answers, and says that none runs or waits in it for 6 s"):
+        raise lost() or AssertionError
+    bench.fake.in_hand = 2
+    bench.turn()
+    assert lost() is None
 
 
 @pytest.mark.parametrize("counted", [None, 0])
