@@ -52,6 +52,7 @@ class Reading:
         self._request = request
         plain = request.audience is None and not request.stop and request.top_logprobs is None
         self._transcript = None if plain else Transcript(text, request)
+        self._stopped = False
 
     @property
     def streamed(self) -> bool:
@@ -61,9 +62,10 @@ class Reading:
         """Take in more of it; whether somebody still wants the rest. Raises NotFiniteError."""
         self._add(part)
         # The last part is told by `generation`, which alone knows that no byte follows.
-        if self._transcript is not None and part.finish_reason is None:
+        if self._transcript is not None and part.finish_reason is None and not self._stopped:
             self._transcript.tell()
-        return not self._request.unwanted
+        # A server looks for stop strings in a text without special tokens, and ours has some of them.
+        return not self._request.unwanted and not self._stopped
 
     def generation(self, prompt: Sequence[int], choice: ServerChoice) -> Generation:
         """The sample as the port has it; a streamed one was heard before. Raises EngineAwayError for a broken answer.
@@ -78,7 +80,7 @@ class Reading:
             text = self._text.of(choice.token_ids)
         else:
             text, details = self._transcript.end()
-        reason: Literal["stop", "length"] = "stop" if choice.finish_reason == "stop" else "length"
+        reason: Literal["stop", "length"] = "stop" if choice.finish_reason == "stop" or self._stopped else "length"
         opened = self._text.opened if self._request.prompt is None else ""
         return Generation(text, list(prompt), choice.token_ids, choice.token_logprobs, reason, details, opened=opened)
 
@@ -91,7 +93,7 @@ class Reading:
             _require_one_each(part.token_ids, part.token_logprobs)
             _require_one_each(part.token_ids, part.top_logprobs)
         for place, token in enumerate(part.token_ids):
-            self._transcript.add(token, self._detail(part, place, token))
+            self._stopped = self._transcript.add(token, self._detail(part, place, token))
 
     def _detail(self, part: ServerChoice, place: int, token: int) -> TokenDetail | None:
         """The server lists the drawn token besides the best ones."""

@@ -9,6 +9,7 @@ from tokenizers import AddedToken
 
 from services.student.engines.port import EngineAwayError
 from services.student.engines.tokens import TokenTable
+from services.student.engines.vllm.client import joined
 from services.student.engines.vllm.requests import Reading, probe_answer
 from services.student.engines.vllm.wire import (
     ADAPTERS,
@@ -24,6 +25,7 @@ from shared.errors import ConfigError, ModelError
 from shared.modeling.chat import encode
 from shared.modeling.loading import load_tokenizer
 from shared.modeling.thinking import AnswerText
+from tests.fakes.audience import FakeAudience
 from tests.fakes.vllm_bench import request
 from tests.unit.modeling.tiny_model import write_tiny_model
 
@@ -105,6 +107,25 @@ def test_thoughts_between_special_tokens_keep_their_marks(tmp_path: Path) -> Non
     for asked in (request(), replace(request(), stop=("never",))):
         reading = Reading(AnswerText(tokenizer), TokenTable(tokenizer), asked)
         assert reading.generation([1], answer).text == "[THINK]It is B.[/THINK]Check the sign."
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_stop_string_that_only_our_text_has_ends_an_answer(tmp_path: Path, streamed: bool) -> None:
+    tokenizer = load_tokenizer(write_tiny_model(tmp_path / "model"), None)
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in ("[THINK]", "[/THINK]")])
+    ids = encode(tokenizer, "[THINK]It is B.[/THINK]Check the sign.")
+    audience = FakeAudience() if streamed else None
+    asked = replace(request(), stop=("B.[/THINK]",), audience=audience)
+    reading = Reading(AnswerText(tokenizer), TokenTable(tokenizer), asked)
+    parts = [ServerChoice(token_ids=[each], logprobs=ServerLogprobs(token_logprobs=[-1.0])) for each in ids]
+    if audience is not None:
+        end = next(at for at, part in enumerate(parts) if not reading.hear(part))
+        assert ids[end] == tokenizer.convert_tokens_to_ids("[/THINK]")
+        parts = parts[: end + 1]
+    sample = reading.generation([1], joined([*parts, ServerChoice(finish_reason="length")]))
+    assert (sample.text, sample.finish_reason) == ("[THINK]It is ", "stop")
+    assert audience is None or audience.text == sample.text
 
 
 @pytest.mark.model
