@@ -72,14 +72,16 @@ def _pages(store: Store, sealed: SealedBatches, wanted: ExchangeFilter, rows: Ro
 
 def exchange_pages(store: Store, wanted: ExchangeFilter) -> Iterator[list[ExchangeView]]:
     # The end is fixed first: in a run that is going on, an export up to the newest would chase it.
-    newest, after = store.newest_exchange_id(), 0
+    newest, after, window = store.newest_exchange_id(), 0, PAGE
     while after < newest:
-        page = store.exchanges_between(wanted, after=after, upto=newest, limit=PAGE)
-        if not page:
-            return
-        yield page
+        # A search gathers all matches among its ids, however few are taken of them.
+        upto = newest if wanted.q is None else min(newest, after + window)
+        page = store.exchanges_between(wanted, after=after, upto=upto, limit=PAGE)
+        if page:
+            yield page
+        full = len(page) == PAGE
         # By id and not by an offset: rows that come in meanwhile shift no page.
-        after = page[-1].id
+        after, window = (page[-1].id, PAGE) if full else (upto, 2 * window)
 
 
 def _of_a_pair(wanted: ExchangeFilter) -> dict[str, object]:

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from services.inspector.http import export
 from services.inspector.http.views import ExchangeView
+from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
 from shared.contracts.events import Event
@@ -58,6 +59,26 @@ def test_many_pages_are_one_file(client: TestClient, store: Store, monkeypatch: 
     store.append([Entry(f"{number}-0", feedback(f"p{number}")) for number in range(1, 6)], "5-0")
     file = parquet.ParquetFile(io.BytesIO(exported(client, "format=parquet")))
     assert (file.num_row_groups, file.metadata.num_rows) == (3, 5)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 7])
+def test_a_search_is_exported_whole_and_never_over_many_more_ids_than_it_finds(
+    store: Store, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr(export, "PAGE", 2)
+    spans: list[int] = []
+    between = store.exchanges_between
+
+    def noted(wanted: ExchangeFilter, *, after: int, upto: int, limit: int) -> list[ExchangeView]:
+        spans.append(upto - after)
+        return between(wanted, after=after, upto=upto, limit=limit)
+
+    monkeypatch.setattr(store, "exchanges_between", noted)
+    told = [feedback(f"p{n}", response="straw" if n % kept == 0 else "hay") for n in range(24)]
+    store.append([Entry(f"{n + 1}-0", event) for n, event in enumerate(told)], "24-0")
+    found = [row.problem_id for page in export.exchange_pages(store, ExchangeFilter(q="straw")) for row in page]
+    assert found == [f"p{n}" for n in range(0, 24, kept)]
+    assert max(spans) <= 4 * kept
 
 
 def test_without_pyarrow_it_says_what_brings_it(
