@@ -54,6 +54,7 @@ class Pages:
         )
         self._environment.filters |= {
             "clock": clock_text,
+            "state": state_words,
             "percent": percent,
             "number": number,
             "sentence": sentence,
@@ -90,8 +91,13 @@ def link(path: str, *queries: Mapping[str, Any]) -> str:
 
 
 def clock_text(at_s: float) -> str:
-    """Seconds since the epoch as a date and time of day, UTC."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at_s))
+    """Seconds since the epoch as a date and time of day, which says that it is UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at_s))
+
+
+def state_words(status: str) -> str:
+    """A run's state as headings and sentences begin with it: `FINAL_EVAL` -> `Final eval`."""
+    return status.replace("_", " ").capitalize()
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -121,7 +127,7 @@ def sentence(event: LoggedEvent) -> str:
     """For the history of a run; the many small kinds are told by their name only."""
     match event.kind:
         case "status":
-            return f"{event.status}, round {event.round}" + (f": {event.reason}" if event.reason else "")
+            return f"{state_words(event.status)}, round {event.round}" + (f": {event.reason}" if event.reason else "")
         case "taken_up":
             return event.line[:1].upper() + event.line[1:]
         case "gate":

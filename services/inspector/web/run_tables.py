@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from services.inspector.run.view import RunView
 from services.inspector.web.machine_tables import figures_grid, queues_grid, services_grid
-from services.inspector.web.rendering import COLOURS, VERDICTS, link, number, percent
+from services.inspector.web.rendering import COLOURS, VERDICTS, link, number, percent, state_words
 from services.inspector.web.score_pictures import Plane, Profile, planes, profiles
 from services.inspector.web.timeline import Picture, picture, seconds_grid
 from shared.contracts.run import GateDecision
@@ -89,7 +89,7 @@ def outcomes(runs: Sequence[RunResults]) -> Grid:
 
 
 def _outcome(results: RunResults, students: list[str]) -> Mapping[str, Value]:
-    state = results.status.replace("_", " ").capitalize() if results.status else None
+    state = state_words(results.status) if results.status else None
     found: dict[str, Value] = {
         "Outcome": ": ".join(filter(None, (state, results.reason))) or None,
         "Rounds": results.round,

@@ -171,11 +171,11 @@ def test_news_are_told_once_and_in_order(store: Store) -> None:
     start = newest_place(store)
     tell(store, feedback("p1"), feedback("p2"), revised("p1"), status(2))
     messages, place = news(store, ExchangeFilter(), start, lambda row: row.first.problem_id)
-    assert [data(each) for each in messages] == ["p1", "p2", "p1", "TRAINING, round 2"]
+    assert [data(each) for each in messages] == ["p1", "p2", "p1", "Training, round 2"]
     assert news(store, ExchangeFilter(), place, lambda row: row.first.problem_id) == ([], place)
     halfway = place_of(messages[0].decode().strip().split("\n")[-1].removeprefix("id: "))
     rest, _ = news(store, ExchangeFilter(), halfway, lambda row: row.first.problem_id)
-    assert [data(each) for each in rest] == ["p2", "p1", "TRAINING, round 2"]
+    assert [data(each) for each in rest] == ["p2", "p1", "Training, round 2"]
 
 
 def test_news_of_a_search_ask_the_index_of_the_whole_log_for_nothing(store: Store) -> None:
@@ -212,7 +212,7 @@ def test_what_is_stored_while_rows_are_written_is_told_next(store: Store) -> Non
     assert [data(each) for each in messages] == ["p1"]
     assert store.head > place.position
     messages, place = news(store, ExchangeFilter(), place, write)
-    assert [data(each) for each in messages] == ["p2", "TRAINING, round 2"]
+    assert [data(each) for each in messages] == ["p2", "Training, round 2"]
     assert place == newest_place(store)
 
 

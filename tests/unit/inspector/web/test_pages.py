@@ -1,5 +1,6 @@
 """What pages say, without a browser."""
 
+import re
 import threading
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from services.inspector.store.records import Entry
 from services.inspector.store.store import Store
 from services.inspector.web.reading import example_problems
 from shared.config.loading import load_settings
+from shared.contracts.events import StatusChanged
 from tests.fakes.access import LOCAL
-from tests.unit.inspector.told import EventLog, config, feedback, revised
+from tests.unit.inspector.told import EventLog, acted, config, feedback, revised
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,17 @@ def test_only_feedback_that_was_let_through_turned_an_answer_right(
     page = " ".join(client.get("/feedback/1").text.split())
     assert said in page
     assert unsaid not in page
+
+
+def test_every_time_says_that_it_is_utc_and_a_state_is_words_wherever_it_stands(
+    client: TestClient, store: Store
+) -> None:
+    told = [feedback(), acted(1, "flag"), StatusChanged(at=2.0, source="broker/0", status="FINAL_EVAL", round=5)]
+    store.append([Entry(f"{number}-0", event) for number, event in enumerate(told, 1)], "3-0")
+    for path in ("/", "/feedback/1", "/run"):
+        times = re.findall("<time>(.*?)</time>", client.get(path).text)
+        assert times and all(re.fullmatch(r"1970-01-01 00:00:0\d UTC", time) for time in times), (path, times)
+    assert "Final eval, round 5" in client.get("/run").text
 
 
 def test_examples_are_looked_for_among_the_newest_only(store: Store) -> None:
