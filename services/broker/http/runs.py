@@ -96,7 +96,7 @@ def add_routes(
     app.include_router(openai_routes(peers, PeersChat(asking)))
 
     def _no_run(run: str) -> JSONResponse:
-        return error_response(404, f"this deployment serves run {state().run}, not {run!r}", "not_found_error")
+        return error_response(404, f"this deployment serves run {state().run}, not {run!r}", "invalid_request_error")
 
 
 def add_asking(app: FastAPI, asking: Asking) -> None:

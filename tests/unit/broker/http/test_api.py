@@ -69,8 +69,9 @@ def test_the_run_is_shown(ground: Ground) -> None:
 @pytest.mark.parametrize(("method", "path"), [("GET", "/v1/runs/other"), ("POST", "/v1/runs/other/pause")])
 def test_another_run_is_not_found(ground: Ground, method: str, path: str) -> None:
     answer = ground.client.request(method, path)
-    assert answer.status_code == 404
-    assert "serves run test, not 'other'" in answer.json()["error"]["message"]
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"]) == (404, "invalid_request_error")
+    assert "serves run test, not 'other'" in error["message"]
 
 
 @pytest.mark.parametrize("action", ["pause", "resume", "abort"])
