@@ -13,7 +13,7 @@ from opcod.local.progress import make_console, tell
 from opcod.options import CACHE_DIR, DEFAULT_PRESET, RUNS_DIR, CacheDir, ConfigFile, Overrides, Preset, RunsDir
 from opcod.planning.disk import require_disk
 from opcod.prepare.run_directory import create_run, named_after
-from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
+from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, outlook, plan_runs, share_initial_scores
 from shared.errors import ConfigError, OpcodError, StoppedError, StorageError, UnavailableError, reason
 from shared.files.durable import atomic_write
 from shared.results.comparison import (
@@ -65,6 +65,8 @@ def compare(
     runs = plan_runs(name, chosen, which, source, runs_dir, cache_dir)
     for note in check_runs(runs):
         _say(console, f"note: {note}")
+    if (told := outlook(runs, source)) is not None:
+        _say(console, told)
     directory = runs_dir / name
     standing: dict[str, OpcodError] = {}
     for number, run in enumerate(runs, start=1):

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from opcod.options import paths_for
-from opcod.planning.disk import require_disk_of
+from opcod.planning.disk import disk_needs, require_disk_of
 from opcod.prepare.checks import check_settings
 from opcod.prepare.run_directory import refuse_changes, stored_settings
 from opcod.report.writing import REPORT_FILE, report_directory
@@ -20,6 +20,10 @@ from shared.errors import ConfigError, StorageError, reason
 from shared.files.durable import atomic_write
 from shared.problems.pinned import problems_of_run, problems_to_go_on_with
 from shared.results.comparison import METHODS, RunFigures, alike
+from shared.results.glance import duration
+
+USUAL, USUAL_MINUTES = "laptop", (7, 12)
+"""A preset, and how long a run of it takes on two CPU cores, as README and FAQ say."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,25 @@ def check_runs(runs: Sequence[ComparedRun]) -> list[str]:
     if unfinished:
         require_disk_of([(run.paths, run.settings) for run in unfinished])
     return list(notes)
+
+
+def outlook(runs: Sequence[ComparedRun], source: Source) -> str | None:
+    """How many runs are to be made, on how much disk and for about how long; None where all are finished."""
+    found = [figures_of(run) for run in runs]
+    to_come = [run for run, figures in zip(runs, found, strict=True) if figures is None]
+    if not to_come:
+        return None
+    disk = sum(need.bytes for need in disk_needs([(run.paths, run.settings) for run in to_come]))
+    spent = [figures.wall_s for figures in found if figures is not None]
+    if spent:
+        took = f"about {duration(len(to_come) * sum(spent) / len(spent))}, as long as those that are finished took"
+    elif source == Source(USUAL, None, ()):
+        least, most = (duration(len(to_come) * 60 * minutes) for minutes in USUAL_MINUTES)
+        took = f"{least} to {most} on two CPU cores"
+    else:
+        took = "how long each takes its page says from its first step on"
+    count = f"{len(to_come)} runs, one after the other" if len(to_come) > 1 else "one run"
+    return f"{count}: {took}; on {disk / 1e9:.1f} GB of disk at most"
 
 
 def figures_of(run: ComparedRun) -> RunFigures | None:

@@ -1,6 +1,7 @@
 """`opcod compare` around its runs: what is refused, what is read, what is shared. No run is started here."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from opcod.planning import disk
 from opcod.planning.disk import disk_needs
 from opcod.prepare.run_directory import pin_problems
-from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, plan_runs, share_initial_scores
+from opcod.report.comparing import ComparedRun, Source, check_runs, figures_of, outlook, plan_runs, share_initial_scores
 from shared.config.loading import load_settings, to_toml
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import INITIAL_SCORES_FILE, STATE_FILE
@@ -165,6 +166,22 @@ def test_runs_that_together_have_no_room_are_refused_before_the_first(
         check_runs(found[:2])
 
 
+def test_how_much_is_to_come_is_said_before_the_first_run(runs: Path) -> None:
+    laptop = Source("laptop", None, ())
+    nine = plan_runs("laptop", ("opcod", "sdpo", "grpo"), range(3), laptop, runs, runs)
+    assert re.fullmatch(
+        r"9 runs, one after the other: 1 h 03 min to 1 h 48 min on two CPU cores; on \d+\.\d GB of disk at most",
+        outlook(nine, laptop) or "",
+    )
+    found, other = planned(runs), Source("compare-mini", None, ())
+    assert "6 runs, one after the other: how long each takes its page says" in (outlook(found, other) or "")
+    for run in found[:-1]:
+        finish(run)
+    assert (outlook(found, other) or "").startswith("one run: about 2 min, as long as those that are finished took; on")
+    finish(found[-1])
+    assert outlook(found, other) is None
+
+
 CALLED = ("compare", "--name", "mini", "--preset", "compare-mini", "--methods", "opcod", "--seeds", "3", *SCRIPTED)
 
 
@@ -180,7 +197,8 @@ def test_a_run_that_failed_is_left_out_and_named_and_the_next_ones_are_made(
     monkeypatch.setattr("opcod.commands.compare.train", made)
     code, out, error = opcod(*CALLED)
     assert (code, "is without 1:\n  mini-opcod-s1: the run stands: aborted by hand" in error) == (1, True), error
-    assert "remove or rename" in error and "[3 of 3] mini-opcod-s2: begins" in out
+    assert "remove or rename" in error and "3 runs, one after the other: " in out.partition("begins")[0]
+    assert "[3 of 3] mini-opcod-s2: begins" in out
     comparison = Comparison.model_validate_json((runs / "mini" / "compare.json").read_bytes())
     assert comparison.methods[0].cells[0].after.values == {0: 0.75, 2: 0.75}
 
