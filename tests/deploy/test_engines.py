@@ -190,7 +190,7 @@ def test_a_preparation_in_a_cluster_knows_how_many_gpus_each_has(name: str) -> N
     given = environment["OPCOD_CONTAINER_GPUS"].split()
     assert dict(each.split("=") for each in given) == {service: str(count) for service, count in has.items()}
     require_given(load_settings(preset="laptop", environ=environment), given)
-    split = environment | {"OPCOD_SET_STUDENTS__B__VLLM__TENSOR_PARALLEL_SIZE": "2"}
+    split = {**environment, "OPCOD_SET_STUDENTS__B__VLLM__TENSOR_PARALLEL_SIZE": "2"}
     with pytest.raises(ConfigError, match="student-b needs 2 GPUs and is given 1"):
         require_given(load_settings(preset="laptop", environ=split), given)
 

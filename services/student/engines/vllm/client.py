@@ -19,15 +19,15 @@ from services.student.engines.port import EngineAwayError, RefusedError, Unwante
 from services.student.engines.vllm.wire import (
     Completion,
     Description,
-    InHand,
     ServedModel,
     ServedModels,
     ServerChoice,
+    ServerLoad,
     ServerLogprobs,
     StreamPart,
     Version,
     WeightInfo,
-    in_hand,
+    server_load,
 )
 from shared.errors import reason
 
@@ -149,9 +149,9 @@ class VllmClient:
         except ValueError:
             return heard
 
-    def in_hand(self, timeout_s: float = CALL_TIMEOUT_S) -> InHand:
+    def server_load(self, timeout_s: float = CALL_TIMEOUT_S) -> ServerLoad:
         """What runs or waits in it, whoever asked."""
-        return in_hand(self._metrics(timeout_s))
+        return server_load(self._metrics(timeout_s))
 
     def version(self) -> str:
         return self._run(self._get("/version", Version, CALL_TIMEOUT_S)).version

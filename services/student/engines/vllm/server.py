@@ -362,14 +362,14 @@ def look_at(life: Life, timeout_s: float, *, wake: bool = False, copies: int | N
             life.client.resume(timeout_s)
         models = life.client.models(timeout_s)
         base = base_of([model.id for model in models if model.parent is None])
-        in_hand = life.client.in_hand(timeout_s)
-        copies = copies or in_hand.copies
+        server_load = life.client.server_load(timeout_s)
+        copies = copies or server_load.copies
         for copy in range(copies):
             _require_answer(life.client, base, timeout_s, copy if copies > 1 else None)
     except (EngineAwayError, RefusedError) as error:
         final, nobody = isinstance(error, UnreadableAnswerError | RefusedError), isinstance(error, NobodyThereError)
         return Look(Seen.SILENT, set(), str(error), final=final, nobody=nobody)
-    return Look(Seen.ANSWERED, {model.id for model in models}, "it answered", requests=in_hand.requests)
+    return Look(Seen.ANSWERED, {model.id for model in models}, "it answered", requests=server_load.requests)
 
 
 def _require_answer(client: VllmClient, base: str, timeout_s: float, copy: int | None) -> None:

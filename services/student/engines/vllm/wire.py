@@ -150,21 +150,21 @@ _ENGINE = re.compile(r'engine="([0-9]{1,9})"')
 
 
 @dataclass(frozen=True)
-class InHand:
+class ServerLoad:
     """Requests that run or wait in a server, None where it does not say; copies of the model behind it, at least 1."""
 
     requests: float | None
     copies: int
 
 
-def in_hand(metrics: str) -> InHand:
+def server_load(metrics: str) -> ServerLoad:
     """Out of a server's /metrics."""
     gauges = list(_GAUGE.finditer(metrics))
     both = {gauge["name"] for gauge in gauges} == {"running", "waiting"}
     engines = {int(found[1]) for gauge in gauges if (found := _ENGINE.search(gauge["labels"]))}
     # A server that has a part of the copies numbers them from another one on, and is asked for none by such a number.
     copies = len(engines) if engines == set(range(len(engines))) else 1
-    return InHand(sum(float(gauge["value"]) for gauge in gauges) if both else None, max(1, copies))
+    return ServerLoad(sum(float(gauge["value"]) for gauge in gauges) if both else None, max(1, copies))
 
 
 def require(version: str, description: Description, needs: Needs) -> str:

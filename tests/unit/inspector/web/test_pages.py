@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
-from services.inspector.store.records import Entry
+from services.inspector.store.records import Entry, LoggedEvent
 from services.inspector.store.store import Store
 from services.inspector.web.reading import example_problems
 from shared.config.loading import load_settings
@@ -58,7 +58,8 @@ def test_only_feedback_that_was_let_through_turned_an_answer_right(
 def test_every_time_says_that_it_is_utc_and_a_state_is_words_wherever_it_stands(
     client: TestClient, store: Store
 ) -> None:
-    told = [feedback(), acted(1, "flag"), StatusChanged(at=2.0, source="broker/0", status="FINAL_EVAL", round=5)]
+    ended = StatusChanged(at=2.0, source="broker/0", status="FINAL_EVAL", round=5)
+    told: list[LoggedEvent] = [feedback(), acted(1, "flag"), ended]
     store.append([Entry(f"{number}-0", event) for number, event in enumerate(told, 1)], "3-0")
     for path in ("/", "/feedback/1", "/run"):
         times = re.findall("<time>(.*?)</time>", client.get(path).text)

@@ -101,8 +101,8 @@ def test_a_run_whose_longest_question_has_no_room_for_an_answer_does_not_begin(
     short, long = (settings(*both, f"rollout.max_tokens={tokens}", preset="smoke") for tokens in (8, 1000))
     assert check_settings(paths, short) == []
     monkeypatch.setattr(checks, "memory_here", lambda: 10**9)
-    [noted] = check_settings(paths, short)
-    assert noted.startswith("a run may have 0.9 GiB of this machine's memory and wants about ")
+    [little] = check_settings(paths, short)
+    assert little.startswith("a run may have 0.9 GiB of this machine's memory and wants about ")
     monkeypatch.undo()
     tight = settings(*both, "rollout.max_tokens=100", preset="smoke")
     noted = check_settings(paths, tight)
