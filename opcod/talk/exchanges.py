@@ -174,7 +174,7 @@ def read_filter(given: Sequence[str]) -> ExchangeFilter:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(
-            f"--filter {'.'.join(map(str, first['loc']))}: {first['msg']}; "
+            f"--filter {'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}; "
             f"expected name=value with a name of {filter_names()}"
         ) from error
 

@@ -22,6 +22,9 @@ MATCH = "match:"
 UNANCHORED = "unanchored"
 """Delivered without a check, because the prompt that asked for it (the naive one) wants no concept."""
 
+VERDICTS = (MATCH.rstrip(":"), UNANCHORED, NO_MATCH, NO_CONCEPT_TAG, EMPTY, ALL_GENERIC, FB_NONE)
+"""Every one, that of a match without its word."""
+
 MAX_FEEDBACK_CHARS = 2000
 """Longer feedback is cut at a sentence. The prompt asks for about 80 words, so only runaway text gets here."""
 

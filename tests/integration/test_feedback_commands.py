@@ -77,6 +77,7 @@ def test_without_an_inspectors_log_the_files_of_the_run_are_read(stand: Stand) -
         (("show", "a.s1.nobody.0"), "there is no exchange a.s1.nobody.0"),
         (("export", "--filter", "tutorr=b"), "expected name=value with a name of round, step"),
         (("export", "--filter", "round=x"), "--filter round"),
+        (("export", "--filter", "verdict=blah"), "--filter verdict: expected one of match, unanchored,"),
         (("export", "--filter", "verdict"), "--filter: expected name=value, such as verdict=no_match, got 'verdict'"),
         (("export", "--out", "/nowhere/at/all.jsonl"), "cannot write /nowhere/at/all.jsonl"),
         (("flag", "nonsense", "x"), "expected an exchange such as"),

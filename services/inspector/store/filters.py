@@ -4,11 +4,13 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.inspector.http.views import ExchangeView
 from services.inspector.store.records import split_verdict
 from services.inspector.store.schema import INDEXES
+from shared.errors import shown
+from shared.method.anchoring import VERDICTS
 from shared.method.concept_words import UNSPACED_LETTER
 
 # SQLite's largest integer: Python's have no bound, and sqlite3 raises OverflowError, not sqlite3.Error, beyond it.
@@ -49,6 +51,13 @@ class ExchangeFilter(BaseModel):
     min_nats: Nats | None = None
     max_nats: Nats | None = None
     q: Text | None = None
+
+    @field_validator("verdict")
+    @classmethod
+    def _known(cls, verdict: str | None) -> str | None:
+        if verdict is not None and split_verdict(verdict)[0] not in VERDICTS:
+            raise ValueError(f"expected one of {', '.join(VERDICTS)} or match:<word>, got {shown(verdict)}")
+        return verdict
 
 
 Condition = tuple[str, *tuple[str | int | float, ...]]

@@ -113,6 +113,8 @@ def test_text_is_told_as_it_is_and_never_as_html(client: TestClient, store: Stor
         ("/v1/feedback?before=1&after=1", 422, "one way"),
         ("/v1/feedback?change=better", 422, "change"),
         ("/v1/feedback?colour=red", 422, "colour"),
+        ("/v1/feedback?verdict=blah", 422, "verdict: expected one of match, unanchored, no_match, no_concept_tag, "),
+        ("/v1/export?verdict=matched:force", 422, "got 'matched:force'"),
         ("/v1/feedback?q=" + "a" * 501, 422, "q"),
         ("/v1/feedback/99999999999999999999", 422, "exchange_id"),
         ("/v1/feedback/0", 422, "exchange_id"),

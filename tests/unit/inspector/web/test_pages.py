@@ -11,9 +11,11 @@ from services.inspector.app import build_app
 from services.inspector.ingest import Ingest
 from services.inspector.store.records import Entry, LoggedEvent
 from services.inspector.store.store import Store
+from services.inspector.web import rendering
 from services.inspector.web.reading import example_problems
 from shared.config.loading import load_settings
 from shared.contracts.events import StatusChanged
+from shared.method import anchoring
 from tests.fakes.access import LOCAL
 from tests.unit.inspector.told import EventLog, acted, config, feedback, revised
 
@@ -65,6 +67,10 @@ def test_every_time_says_that_it_is_utc_and_a_state_is_words_wherever_it_stands(
         times = re.findall("<time>(.*?)</time>", client.get(path).text)
         assert times and all(re.fullmatch(r"1970-01-01 00:00:0\d UTC", time) for time in times), (path, times)
     assert "Final eval, round 5" in client.get("/run").text
+
+
+def test_pages_know_every_verdict() -> None:
+    assert set(rendering.VERDICTS) == set(anchoring.VERDICTS)
 
 
 def test_examples_are_looked_for_among_the_newest_only(store: Store) -> None:

@@ -15,11 +15,11 @@ from services.student.engines.vllm.wire import (
     ADAPTERS,
     Completion,
     Description,
-    InHand,
     ServerChoice,
+    ServerLoad,
     ServerLogprobs,
-    in_hand,
     require,
+    server_load,
 )
 from shared.errors import ConfigError, ModelError
 from shared.modeling.chat import encode
@@ -76,26 +76,26 @@ def test_a_description_without_what_is_needed_is_of_a_server_that_lacks_it(found
 @pytest.mark.parametrize(
     ("metrics", "said"),
     [
-        ("", InHand(None, 1)),
+        ("", ServerLoad(None, 1)),
         (
             'vllm:num_requests_running{engine="0"} 0.0\nvllm:num_requests_waiting_by_reason{engine="0"} 1.0\n',
-            InHand(None, 1),
+            ServerLoad(None, 1),
         ),
-        ("vllm:num_requests_running{} 2.0\nvllm:num_requests_waiting{} 1.0\n", InHand(3.0, 1)),
-        ("vllm:num_requests_running{} Nan\nvllm:num_requests_waiting{} 0.0\n", InHand(None, 1)),
+        ("vllm:num_requests_running{} 2.0\nvllm:num_requests_waiting{} 1.0\n", ServerLoad(3.0, 1)),
+        ("vllm:num_requests_running{} Nan\nvllm:num_requests_waiting{} 0.0\n", ServerLoad(None, 1)),
         (
             "".join(
                 f'vllm:num_requests_{name}{{engine="{copy}",model_name="a}} 1"}} {copy}.0\n'
                 for name in ("running", "waiting")
                 for copy in range(3)
             ),
-            InHand(6.0, 3),
+            ServerLoad(6.0, 3),
         ),
-        ('vllm:num_requests_running{engine="4"} 1.0\nvllm:num_requests_waiting{engine="5"} 0.0\n', InHand(1.0, 1)),
+        ('vllm:num_requests_running{engine="4"} 1.0\nvllm:num_requests_waiting{engine="5"} 0.0\n', ServerLoad(1.0, 1)),
     ],
 )
-def test_what_a_server_has_in_hand_is_said_by_its_gauges(metrics: str, said: InHand) -> None:
-    assert in_hand(metrics) == said
+def test_what_a_server_has_in_hand_is_said_by_its_gauges(metrics: str, said: ServerLoad) -> None:
+    assert server_load(metrics) == said
 
 
 @pytest.mark.model
