@@ -21,6 +21,7 @@ from shared.http.access import AccessKeys, read_keys
 from tests.containers.engine import GENTLE, Engine, run
 from tests.deploy.deployed import ROOT
 from tests.deploy.tools import tool
+from tests.fakes.deployment import assert_applied_once
 from tests.fakes.valkey import free_port
 from tests.fakes.waiting import wait_until
 
@@ -209,6 +210,16 @@ class Project:
             return state is not None and min(state.steps.values(), default=0) >= step
 
         wait_until(reached, f"step {step} of both students", deadline_s=DONE_S, pause_s=1)
+
+    def assert_stopped_whole(self) -> None:
+        """Stopped in the middle of the run, each student has every step that the broker knew of, applied once."""
+        state = self.run_state()
+        assert state is not None, "the broker does not answer"
+        self.compose("stop")
+        for student, steps in state.steps.items():
+            done = len(list((self.run_dir() / "weights" / student).iterdir()))
+            assert done >= steps
+            assert_applied_once(self.run_dir(), student, done)
 
     def until_done(self) -> RunState:
         deadline = time.monotonic() + DONE_S

@@ -19,7 +19,7 @@ import pytest
 from shared.contracts.models import PreparedModel, model_file
 from tests.containers.crowd import ASKS_PER_S, CLIENTS, VIEWERS, Crowd, Found
 from tests.containers.project import Project
-from tests.fakes.deployment import CONTEXT, SCRIPTED, assert_applied_once
+from tests.fakes.deployment import CONTEXT, SCRIPTED
 from tests.unit.modeling.tiny_model import write_tiny_model
 
 RUN = "loaded"
@@ -68,11 +68,7 @@ def test_a_crowd_beside_a_run_loses_nothing(project: Project, capsys: pytest.Cap
     assert "no dead letters" in project.command("dlq", "list")
     state = project.run_state()
     assert state is not None and state.paused is None and state.failed is None, state
-    project.compose("stop")
-    for student, steps in state.steps.items():
-        done = len(list((project.run_dir() / "weights" / student).iterdir()))
-        assert done >= steps
-        assert_applied_once(project.run_dir(), student, done)
+    project.assert_stopped_whole()
 
 
 def give_models(project: Project) -> None:
