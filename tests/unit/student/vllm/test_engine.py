@@ -178,7 +178,7 @@ def test_a_request_of_a_server_that_was_lost_is_told_so(engine: EngineBench) -> 
 def test_a_request_that_a_server_loses_is_told_so_and_the_server_goes_on(engine: EngineBench) -> None:
     engine.engine.load("a@v1", engine.adapter)
     engine.fake.loses.set()
-    engine.fake.server_load = 0
+    engine.fake.in_hand = 0
     with ThreadPoolExecutor() as asking:
         lost = asking.submit(engine.engine.generate, [request()])
         until(lambda: engine.fake.bodies[-1]["max_tokens"] > 1)

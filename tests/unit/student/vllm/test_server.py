@@ -65,7 +65,7 @@ def test_a_copy_that_hangs_behind_another_that_answers_is_a_dead_server(tmp_path
     """Questions that name no copy go to the one with the least to do, and its count grows."""
     bench = Bench(tmp_path, copies=told)
     try:
-        bench.fake.copies, bench.fake.server_load = 2, 1
+        bench.fake.copies, bench.fake.in_hand = 2, 1
         bench.turn()
         bench.hold("a@v1")
         assert bench.turn() is Condition.HEALTHY
@@ -79,11 +79,11 @@ def test_a_copy_that_hangs_behind_another_that_answers_is_a_dead_server(tmp_path
 def test_a_request_that_a_server_answers_without_is_lost_once_it_has_had_none_for_long(bench: Bench) -> None:
     bench.turn()
     bench.hold("a@v1")
-    bench.fake.server_load = 0
+    bench.fake.in_hand = 0
     bench.turn(HANG_S)
     lost = bench.server.losing()
     for server_load in (0, 1, None, 0):
-        bench.fake.server_load = server_load
+        bench.fake.in_hand = server_load
         bench.turn(HANG_S / 2)
         assert lost() is None
     with bench.server.undisturbed():
@@ -95,7 +95,7 @@ def test_a_request_that_a_server_answers_without_is_lost_once_it_has_had_none_fo
     assert bench.turn(HANG_S) is Condition.HEALTHY and later() is not None
     with pytest.raises(EngineAwayError, match=r"it answers, and says that none runs or waits in it for 6 s"):
         raise lost() or AssertionError
-    bench.fake.server_load = 2
+    bench.fake.in_hand = 2
     bench.turn()
     assert lost() is None
 
