@@ -138,12 +138,22 @@ def guessed_formula(formula: str, rng: Random, never: Collection[int] = (), firs
     which else are drawn evenly.
     """
     drawn = firsts or _drawn_firsts(rng)
-    return _with_constants(formula, lambda _: next(drawn), lambda: rng.randint(0, 5), never)
+    return _with_constants(formula, lambda right: f"{next(drawn)}{_small_digits(len(right) - 1, rng)}", never)
 
 
 def misremembered_formula(formula: str, rng: Random) -> str:
-    """The formula by somebody who has heard its constants: the first digit is right, and never all of them."""
-    return _with_constants(formula, int, lambda: rng.randint(0, 5))
+    """The formula by somebody who has heard its constants: the first digit is right, and never all of them.
+
+    One in three has a digit too many, and half of these are right but for that: 120 is heard as 1200 or 1204.
+    """
+
+    def heard(right: str) -> str:
+        if rng.random() < 2 / 3:
+            return f"{right[0]}{_small_digits(len(right) - 1, rng)}"
+        kept = rng.choice((right, f"{right[0]}{_small_digits(len(right) - 1, rng)}"))
+        return kept + _small_digits(1, rng)
+
+    return _with_constants(formula, heard)
 
 
 def easy_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
@@ -152,7 +162,11 @@ def easy_formula(formula: str, rng: Random, never: Collection[int] = ()) -> str:
     None of `never`, and never the right ones.
     """
     firsts = _drawn_firsts(rng)
-    return _with_constants(formula, lambda _: next(firsts), lambda: rng.choice((0, 0, 1, 1, 2, 5)), never)
+
+    def easy(right: str) -> str:
+        return "".join(map(str, (next(firsts), *(rng.choice((0, 0, 1, 1, 2, 5)) for _ in right[1:]))))
+
+    return _with_constants(formula, easy, never)
 
 
 def each_first_digit(rng: Random) -> Iterator[int]:
@@ -166,16 +180,17 @@ def _drawn_firsts(rng: Random) -> Iterator[int]:
         yield rng.randint(1, 9)
 
 
-def _with_constants(
-    formula: str, first: Callable[[str], int], later: Callable[[], int], never: Collection[int] = ()
-) -> str:
-    """first: the digit to begin with, told the right one. later: draws a digit behind it."""
+def _small_digits(count: int, rng: Random) -> str:
+    return "".join(str(rng.randint(0, 5)) for _ in range(count))
+
+
+def _with_constants(formula: str, draw: Callable[[str], str], never: Collection[int] = ()) -> str:
+    """draw: a number in place of the right one that it is told; drawn again where it is that one or in `never`."""
 
     def another(found: re.Match[str]) -> str:
-        head, rest = found.group()[0], found.group()[1:]
         while True:
-            number = int("".join(map(str, (first(head), *(later() for _ in rest)))))
-            if number not in never and number != int(head + rest):
+            number = int(draw(found.group()))
+            if number not in never and number != int(found.group()):
                 return str(number)
 
     return re.sub(r"\b[0-9]+\b", another, formula)

@@ -69,14 +69,17 @@ def test_what_is_calculated_is_within_reach_of_a_small_model(kind: Kind) -> None
     assert all(set(str(number)[1:]) <= set("012") for number in constants_in(kind.formula))
 
 
-def test_a_wrong_constant_has_as_many_digits_as_the_right_one_and_is_another() -> None:
+def test_a_wrong_constant_is_another_and_one_that_was_heard_may_have_a_digit_too_many() -> None:
     rng = Random(0)
     guesses = {guessed_formula("300 * seconds", rng, {700}) for _ in range(400)}
     assert guesses.isdisjoint({"300 * seconds", "700 * seconds"}) and len(guesses) > 150
     assert all(re.fullmatch(r"[1-9][0-5][0-5] \* seconds", guess) for guess in guesses)
-    heard = {misremembered_formula("300 * seconds", rng) for _ in range(400)}
-    assert "300 * seconds" not in heard and len(heard) == 35
-    assert all(re.fullmatch(r"3[0-5][0-5] \* seconds", each) for each in heard)
+    heard = [misremembered_formula("300 * seconds", rng) for _ in range(1200)]
+    assert "300 * seconds" not in heard
+    assert all(re.fullmatch(r"3[0-5]{2,3} \* seconds", each) for each in heard)
+    longer = [each for each in heard if re.match(r"\d{4}", each)]
+    assert 1 / 4 < len(longer) / len(heard) < 0.42
+    assert 0.4 < sum(each.startswith("300") for each in longer) / len(longer) < 0.62
     easy = {easy_formula("300 * seconds", rng, {710}) for _ in range(1000)}
     assert easy.isdisjoint({"300 * seconds", "710 * seconds"})
     assert {each[0] for each in easy} == set("123456789")
