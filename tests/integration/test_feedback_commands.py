@@ -58,9 +58,9 @@ def test_without_an_inspectors_log_the_files_of_the_run_are_read(stand: Stand) -
     stand.let_the_other_group_through()
     stand.bench.finish()
     stand.see()
-    kept = [json.loads(line) for line in command(stand, "export", "--filter", "student=a").output.splitlines()]
+    kept = [json.loads(line) for line in command(stand, "export", "--filter", "student=a").stdout.splitlines()]
     (stand.bench.run_dir / STORE).rename(stand.bench.run_dir / "elsewhere")
-    made = [json.loads(line) for line in command(stand, "export", "--filter", "student=a").output.splitlines()]
+    made = [json.loads(line) for line in command(stand, "export", "--filter", "student=a").stdout.splitlines()]
 
     def known(rows: list[dict[str, object]]) -> list[dict[str, object]]:
         by_key = sorted(rows, key=lambda row: str(row["key"]))
