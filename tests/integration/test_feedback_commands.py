@@ -41,8 +41,8 @@ def test_the_command_line_does_the_same_while_it_is_up_and_shows_it_afterwards(s
             and "SILENCED tutor b for student a, rest of round 1, by admin" in tail
         )
         assert command(stand, "export", "--out", str(tmp_path / "up.parquet"), "--format", "parquet").exit_code == 0
-        live = command(stand, "export", "--filter", "acted=flag").output
-    down = command(stand, "export", "--filter", "acted=flag").output
+        live = command(stand, "export", "--filter", "acted=flag").stdout
+    down = command(stand, "export", "--filter", "acted=flag").stdout
     assert down == live
     assert [json.loads(line)["key"] for line in down.splitlines()] == [second]
     rows = parquet.read_table(tmp_path / "up.parquet").to_pylist()

@@ -58,7 +58,7 @@ def found_at_hand(store: Store, q: str) -> list[str]:
         ({"correct": False, "domain": "physics", "verdict": "fb_none"}, ["p4"]),
         ({"verdict": "match"}, ["p5", "p2", "p1"]),
         ({"verdict": "match:mass"}, ["p2"]),
-        ({"verdict": "nothing"}, []),
+        ({"verdict": "all_generic"}, []),
         ({"change": "fixed"}, ["p4"]),
         ({"change": "broke"}, []),
         ({"q": "boil"}, ["p4"]),
