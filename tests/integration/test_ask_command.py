@@ -46,7 +46,7 @@ def test_an_unknown_student_is_one_clear_line(
     ask: Ask, known_question: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ask(known_question, "--first", "c") == 2
-    assert "expected a student of a, b, got 'c'" in capsys.readouterr().err
+    assert "--first: expected one of a, b, got 'c'" in capsys.readouterr().err
 
 
 def test_a_run_that_is_up_is_not_asked_with_other_settings(

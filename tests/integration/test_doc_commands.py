@@ -197,7 +197,8 @@ def parse(arguments: list[str], *, whole: bool) -> None:
         found = found.commands[rest.pop(0)]
     if whole and arguments != ["report"]:  # in a container the environment names the run
         found.make_context(found.name, list(rest), resilient_parsing=False)
-    options = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    named = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    options = {"--help", *named}  # which every command has, and no list
     unknown = [word for word in rest if word.startswith("--") and word.partition("=")[0] not in options]
     assert not unknown, f"opcod {' '.join(arguments)}: no option {unknown}"
 
