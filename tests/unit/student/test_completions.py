@@ -94,7 +94,7 @@ def test_what_is_not_said_is_openais_limit_and_the_evaluations_sampling(
         ({"model": "b"}, 404, "got 'b'"),
         ({"prompt": ""}, 400, "prompt: String should have at least 1 character"),
         ({"prompt": []}, 400, "prompt: expected a text, a list of token ids"),
-        ({"prompt": [[]]}, 400, "prompt.0: Tuple should have at least 1 item"),
+        ({"prompt": [[]]}, 400, "prompt.0: Array should have at least 1 item"),
         ({"prompt": 4}, 400, "prompt: expected a text, a list of token ids"),
         ({"prompt": [50, "2"]}, 400, "prompt.1: Input should be a valid integer"),
         ({"prompt": [-1]}, 400, "prompt.0: Input should be greater than or equal to 0"),
