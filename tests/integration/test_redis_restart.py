@@ -1,4 +1,4 @@
-"""Redis is killed and started again on its append-only file: nothing acknowledged is lost, and the bus goes on."""
+"""Redis is killed and started again on its append-only file: nothing that stands there is lost, and the bus goes on."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from shared.bus.redis import RedisBus
 from shared.contracts.jobs import JobStarted
 from shared.errors import UnavailableError
 from tests.fakes.valkey import ValkeyServer
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.waiting import WAIT_S, wait_until
 
 QUEUE = [(RESULTS, BROKER)]
 
@@ -29,6 +29,15 @@ def start(folder: Path, port: int | None = None) -> ValkeyServer:
 
 def server_process(bus: RedisBus) -> psutil.Process:
     return psutil.Process(int(bus.link.client.info("server")["process_id"]))
+
+
+def wait_for_the_file(bus: RedisBus) -> None:
+    """While an fsync lasts, `everysec` keeps back what it has acknowledged, for up to two seconds."""
+
+    def written() -> bool:
+        return bool(bus.link.client.info("persistence")["aof_buffer_length"] == 0)
+
+    wait_until(written, "the append-only file to hold all of it")
 
 
 def kill(process: psutil.Process) -> None:
@@ -69,6 +78,7 @@ def test_a_killed_server_comes_back_with_everything_and_callers_wait_for_it(
     taken = bus.take(QUEUE, "broker-0", limit=10, block_s=0)
     bus.commit(Commit(fence=fence, revision=1, state="one", ack=taken[0]))
 
+    wait_for_the_file(bus)
     kill(server_process(bus))
     with pytest.raises(UnavailableError, match="publish"):
         impatient.publish(RESULTS, message(0))
