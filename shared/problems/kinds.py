@@ -148,10 +148,9 @@ def misremembered_formula(formula: str, rng: Random) -> str:
     """
 
     def heard(right: str) -> str:
-        if rng.random() < 2 / 3:
-            return f"{right[0]}{_small_digits(len(right) - 1, rng)}"
-        kept = rng.choice((right, f"{right[0]}{_small_digits(len(right) - 1, rng)}"))
-        return kept + _small_digits(1, rng)
+        longer = rng.random() >= 2 / 3
+        near = right[0] + _small_digits(len(right) - 1, rng)
+        return rng.choice((right, near)) + _small_digits(1, rng) if longer else near
 
     return _with_constants(formula, heard)
 
