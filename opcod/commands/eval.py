@@ -102,13 +102,9 @@ def evaluate_student(
 
     with interruptible() as interrupted:
         # The run may be up, and its services go by the plan that there is.
+        wanted = (questions.student,)
         prepare_models(
-            paths,
-            settings,
-            lambda what: say(f"preparing: {what}"),
-            interrupted,
-            students=(questions.student,),
-            purpose=None,
+            paths, settings, lambda what: say(f"preparing: {what}"), interrupted, students=wanted, purpose=None
         )
         say(f"{version} answers {len(chosen.problems)} problems, {samples} samples each")
         [answers] = answer(paths, [questions], say, interrupted)
