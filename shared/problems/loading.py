@@ -8,7 +8,6 @@ cache are used without asking the hub, so that every process of a run reads the 
 """
 
 import difflib
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from shared.config.combinations import even_share
 from shared.config.settings import RunSettings
 from shared.contracts.messages import Worded
 from shared.errors import ConfigError, ProblemSetError, shown
+from shared.files.durable import sha256_file
 from shared.files.text import expanded
 from shared.hub import DATA_SET, fetch, kept
 from shared.problems import sciknoweval
@@ -250,8 +250,7 @@ def _digests(files: Iterable[Path]) -> tuple[str, ...]:
 def _digest(file: Path) -> str:
     try:
         if file.is_file():
-            with file.open("rb") as opened:
-                return hashlib.file_digest(opened, "sha256").hexdigest()
+            return sha256_file(file)
     except OSError:
         pass
     return ""
