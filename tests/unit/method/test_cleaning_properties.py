@@ -20,6 +20,7 @@ from shared.method.concept_words import anchoring_words, words
 from shared.method.sanitizing import neutralise_control_tokens, sanitize, sanitize_with_spans, strip_thinking
 from shared.method.tutor_prompt import feedback_prompt, without_instruction_line
 from shared.problems.generated import generate
+from tests.fakes.timed import LINEAR
 from tests.unit.method.reviewed import process
 
 SCIKNOWEVAL = os.environ.get("OPCOD_SCIKNOWEVAL_DIR")
@@ -164,10 +165,6 @@ def test_no_stated_answer_survives_whatever_surrounds_it(around: str, reveal: st
 
 
 # --- time --------------------------------------------------------------------------------------------------------
-
-
-LINEAR = 9
-"""Between the growth of linear time over four times the text, 4, and of quadratic time, 16."""
 
 
 SHORT_CHARS = 24_000

@@ -1,7 +1,5 @@
 """The integer format: prompts, answer reading, grading, feedback."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 from shared.contracts.messages import ChatMessage
 from shared.problems.integer import IntegerFormat
 from shared.problems.problem import Problem
+from tests.fakes.timed import LINEAR, growth
 
 FORMAT = IntegerFormat()
 PROBLEM = Problem("p1", "chemistry", "pOH", "The pH of a soap is 3. What is its pOH?", "11")
@@ -205,13 +204,11 @@ def test_a_very_long_number_is_read_like_any_other() -> None:
     ["=", "= 1", "9", "1,234", "**", "$", "\\boxed{", "= (V", "12e3 ", "１", "1.0", "1'234", "123 ", "1_234", "±"],
 )
 def test_reading_is_linear_in_hostile_text(unit: str) -> None:
-    def seconds(repeats: int) -> float:
-        started = time.thread_time()
-        FORMAT.extract_answer(f"x = {unit * repeats}")
-        FORMAT.grade_lenient(f"x = {unit * repeats}", "12")
-        return max(time.thread_time() - started, 1e-3)
+    def read(text: str) -> None:
+        FORMAT.extract_answer(f"x = {text}")
+        FORMAT.grade_lenient(f"x = {text}", "12")
 
-    assert min(seconds(8000) / seconds(2000) for _ in range(3)) < 9
+    assert growth(read, unit, 2000) < LINEAR
 
 
 @given(st.integers(-999, 999), st.text(alphabet="abc =+-*", max_size=20))

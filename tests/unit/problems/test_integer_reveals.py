@@ -1,7 +1,7 @@
 """Which integers are taken out of a feedback, and which stay."""
 
 import re
-import time
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shared.method.languages import LANGUAGES
 from shared.problems.integer_reveals import split_integer_reveals
+from tests.fakes.timed import LINEAR, growth
 
 REMOVED = [
     ("Use 14 - pH with 14 - 3 = 11.", "11", "Use 14 - pH with 14 - 3."),
@@ -386,12 +387,8 @@ def test_it_only_deletes_and_has_nothing_left_to_delete(text: str) -> None:
     ],
 )
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
-    def seconds(repeats: int) -> float:
-        started = time.thread_time()
-        split_integer_reveals(unit * repeats, "12")[0]
-        return max(time.thread_time() - started, 1e-3)
-
-    assert min(seconds(1200) / seconds(300) for _ in range(3)) < 9
+    read = partial(split_integer_reveals, answer="12")
+    assert growth(read, unit, 300) < LINEAR
 
 
 def test_hostile_length_is_no_matter() -> None:

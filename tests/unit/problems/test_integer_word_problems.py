@@ -1,10 +1,11 @@
 """Results in a feedback in the forms of data sets of word problems, and of the models that learnt them."""
 
-import time
+from functools import partial
 
 import pytest
 
 from shared.problems.integer_reveals import split_integer_reveals
+from tests.fakes.timed import LINEAR, growth
 
 
 @pytest.mark.parametrize(
@@ -70,9 +71,5 @@ def test_given_numbers_and_formulas_stay(text: str) -> None:
 
 @pytest.mark.parametrize("unit", ["<<12>>", "<answer>12", "not 13 but ", "12\\text{", "US$"])
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
-    def seconds(repeats: int) -> float:
-        started = time.thread_time()
-        split_integer_reveals(unit * repeats, "12")
-        return max(time.thread_time() - started, 1e-3)
-
-    assert min(seconds(1200) / seconds(300) for _ in range(3)) < 9
+    read = partial(split_integer_reveals, answer="12")
+    assert growth(read, unit, 300) < LINEAR

@@ -1,12 +1,11 @@
 """The key of a question: what is style, and what asks something else."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.problems.leaks import leak_key, question_key, rough_key
+from tests.fakes.timed import LINEAR, growth
 
 SAME = [
     ("What is  the pH?", "what is the PH"),
@@ -211,9 +210,5 @@ def test_a_key_is_its_own_in_other_blanks_and_width(text: str) -> None:
     "unit", ["(", ")(", "((a+", "$", "$ a", "-", "- ", "1,234", "^", "²", "a*", "कि", "1.", "!", *HOSTILE]
 )
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
-    def seconds(repeats: int) -> float:
-        started = time.thread_time()
-        leak_key.__wrapped__(unit * repeats)  # or the second text of a kind would take no time at all
-        return max(time.thread_time() - started, 1e-3)
-
-    assert min(seconds(8000) / seconds(2000) for _ in range(3)) < 9
+    read = leak_key.__wrapped__  # or the second text of a kind would take no time at all
+    assert growth(read, unit, 2000) < LINEAR
