@@ -24,6 +24,8 @@ from tests.unit.modeling.tiny_model import write_tiny_model
 
 DETAIL = "as the server puts it."
 MESSAGE = JobStarted(job_id="j", student="a", replica="0", attempt=1)
+IMPATIENT_S = 0.7
+"""A call ends after its fourth try, .35 s in. Its socket waits this long: a busy machine makes no timeout of it."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def opened() -> Iterator[Callable[[str, float], RedisBus]]:
 def test_a_refusal_that_ends_by_itself_is_waited_for(
     refusing: RefusingRedis, opened: Callable[[str, float], RedisBus], word: str
 ) -> None:
-    impatient, patient = opened(refusing.url, 0.2), opened(refusing.url, 20)
+    impatient, patient = opened(refusing.url, IMPATIENT_S), opened(refusing.url, 20)
     patient.create_queue(RESULTS, BROKER)
     refusing.refusal = f"{word} {DETAIL}"
     with pytest.raises(UnavailableError, match=rf"cannot do publish now \({word}\)"):
@@ -89,7 +91,7 @@ def test_a_refusal_of_what_was_asked_is_not_waited_for(
 def test_a_heartbeat_survives_whatever_the_server_says(
     refusing: RefusingRedis, opened: Callable[[str, float], RedisBus], word: str
 ) -> None:
-    bus = opened(refusing.url, 0.2)
+    bus = opened(refusing.url, IMPATIENT_S)
     presence = Presence(bus, lambda: Heartbeat(service="broker", replica="7", state="ready", at=0.0), period_s=5)
     refusing.refusal = f"{word} {DETAIL}"
     presence.beat()
@@ -99,7 +101,7 @@ def test_a_heartbeat_survives_whatever_the_server_says(
 
 
 def test_too_few_replicas_are_waited_for(server: ValkeyServer, opened: Callable[[str, float], RedisBus]) -> None:
-    bus = opened(server.connection_url, 0.2)
+    bus = opened(server.connection_url, IMPATIENT_S)
     bus.create_queue(RESULTS, BROKER)
     bus.link.client.config_set("min-replicas-to-write", 1)
     try:
@@ -114,7 +116,7 @@ def test_a_full_disk_under_the_append_only_file_is_waited_for(
     tmp_path: Path, opened: Callable[[str, float], RedisBus]
 ) -> None:
     with mounted(tmp_path / "disk", 8) as disk, ValkeyServer(data_dir=disk, persist=True, appendonly="yes") as server:
-        impatient, patient = opened(server.connection_url, 0.2), opened(server.connection_url, 30)
+        impatient, patient = opened(server.connection_url, IMPATIENT_S), opened(server.connection_url, 30)
         patient.create_queue(RESULTS, BROKER)
         ballast = disk / "ballast"
         with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
