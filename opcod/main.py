@@ -69,7 +69,7 @@ def opcod(
 
 TRAIN = "Train"
 WATCH = "Watch, ask, act"
-RESULTS = "What came of it"
+RESULTS = "Results"
 MACHINES = "Machines and deployments"
 
 app.command("run", rich_help_panel=TRAIN)(run)

@@ -26,7 +26,7 @@ def ask(
     problem: Annotated[str, typer.Argument(help="The question.")],
     run_name: Annotated[str | None, typer.Option("--run", help="Default: what is up, else the run begun last.")] = None,
     first: Annotated[str | None, typer.Option("--first", help="The student that answers; default: the first.")] = None,
-    tutor: Annotated[str | None, typer.Option("--tutor", help="Who gives feedback; default: its best peer.")] = None,
+    tutor: Annotated[str | None, typer.Option("--tutor", help="Who gives feedback; default: the best peer.")] = None,
     exchanges: Annotated[int, typer.Option("--exchanges", min=1, max=3, help="How often feedback is given.")] = 1,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same answers.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole exchange as JSON.")] = False,

@@ -34,9 +34,9 @@ def bundle(
     ] = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Write report, scores and exchanges as one page that opens from a folder and asks no server for anything.
+    """Write report, scores and exchanges as one static page that opens from a folder, without a server.
 
-    Beside it lie every exchange of the filter (exchanges.jsonl) and the report (report.json).
+    The folder also has every exchange of the filter (exchanges.jsonl) and the report (report.json).
     """
     wanted = read_filter(filters or [])
     run_dir = run_directory(runs_dir, run_name)

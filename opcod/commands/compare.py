@@ -51,7 +51,7 @@ def compare(
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Set methods side by side: a run for each method and seed, and one table with intervals over the seeds.
+    """Compare methods: a run for each method and seed, and one table with intervals over the seeds.
 
     Finished runs are read, not made again; an interrupted comparison goes on with the same command. A run that fails is
     left out, and named at the end.

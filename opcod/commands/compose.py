@@ -18,7 +18,7 @@ def compose(
 ) -> None:
     """Print the Compose file for the students of the settings, such as `opcod compose --preset trio > trio.yml`.
 
-    It belongs beside docker-compose.yml, which is what it prints for two students: it is built from the same files.
+    Put it beside docker-compose.yml, which is what this prints for the students a and b.
     """
     settings = settings_from(preset, config, overrides)
     engines = {name: settings.students[name].vllm.gpus for name in settings.names}

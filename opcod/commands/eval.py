@@ -78,7 +78,7 @@ def evaluate_student(
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Score one version of a student: avg@k by domain with its interval, and what must stand beside it.
+    """Score one version of a student: avg@k by domain, with intervals and baselines.
 
     Only strict grading is the score. The samples are seeded: the same command gives the same numbers on the same
     machine. The result also goes to eval/ in the run's directory.

@@ -18,10 +18,10 @@ from shared.files.text import expanded
 def export(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="The run.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", parser=expanded, help="A directory: new or empty.")],
-    student: Annotated[str, typer.Option("--student", help="Whose version.")],
+    student: Annotated[str, typer.Option("--student", help="The student to export.")],
     version: Annotated[
         str | None,
-        typer.Option("--version", help="v12; default: the one that the run hands on. v0: the model it began with."),
+        typer.Option("--version", help="v12; default: the live one. v0: the model that training began with."),
     ] = None,
     merge: Annotated[
         bool, typer.Option("--merge/--adapter", help="One model, or the adapter with the base that it needs.")

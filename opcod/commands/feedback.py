@@ -65,9 +65,9 @@ def tail(
     as_json: Json = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Follow the feedback and the revisions of a run that is up, and what is wrong with them.
+    """Follow the feedback and the revisions of a run that is up, with alarms.
 
-    Of a run that is named and not up, the last exchanges are shown.
+    If --run names a run that is not up, its last exchanges are shown.
     """
     try:
         deployment = live_deployment(runs_dir, run_name)
@@ -116,7 +116,7 @@ def export(
     run_name: AnyRun = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Write every exchange of a filter as a data set, oldest first, or what others train on; a run need not be up."""
+    """Write exchanges, critiques or preference pairs as a data set, oldest first; the run need not be up."""
     wanted = read_filter(filters or [])
     if out is None and sys.stdout.isatty() and format_ == "parquet":
         raise ConfigError("parquet is not for a terminal: name a file with --out, or send the output to one")
@@ -150,7 +150,7 @@ def silence(
     tutor: Annotated[str, typer.Argument(metavar="TUTOR", help="A student.")],
     reason: Reason,
     student: Annotated[
-        str | None, typer.Option("--student", help="Not to be spoken to by it; default: nobody is.")
+        str | None, typer.Option("--student", help="Silence it for this tutee only; default: for all.")
     ] = None,
     run_name: RunName = None,
     runs_dir: RunsDir = RUNS_DIR,

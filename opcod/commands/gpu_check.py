@@ -38,7 +38,7 @@ PAGE = "gpu.md"
 
 def gpu_check(
     model: Annotated[
-        str, typer.Option("--model", help="Of both students: a directory, or a hub id that was fetched before.")
+        str, typer.Option("--model", help="Model of both students: a directory, or a hub id that was fetched before.")
     ],
     problems: Annotated[
         Path | None,

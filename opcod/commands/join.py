@@ -13,7 +13,7 @@ from opcod.options import CACHE_DIR, RUNS_DIR, CacheDir, RunsDir, paths_for
 
 def join(
     run_name: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run with resources.nodes, on node 0 or soon there.")
+        str, typer.Argument(metavar="RUN", help="A run with resources.nodes; it may start on node 0 later.")
     ],
     node: Annotated[
         int, typer.Option("--node", envvar="OPCOD_NODE_RANK", help="Which node this one is, from 1.", min=1)
@@ -29,7 +29,7 @@ def join(
 ) -> None:
     """Start the services of a run that are placed on this node, and watch them until the run is over.
 
-    The runs directory and the cache are the same ones that node 0 uses, on a file system that both see.
+    Runs directory and cache must be the same ones that node 0 uses, on a file system that both see.
     """
     refuse_elsewhere("`opcod join`")
     console = make_console()

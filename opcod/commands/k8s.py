@@ -23,7 +23,7 @@ def k8s(
 ) -> None:
     """Write the files of k8s/ that name students, for those of the settings, and remove the folders of others.
 
-    For two students, a and b, they are as they lie in the repository.
+    For the students a and b they are those of the repository.
     """
     target = absolute(directory)
     if not (target / "base" / "student").is_dir():

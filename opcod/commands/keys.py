@@ -23,10 +23,10 @@ user probe on nopass -@all +ping
 
 def keys(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", parser=expanded, help="Where the files lie; made if it is not there.")
+        Path, typer.Argument(metavar="DIR", parser=expanded, help="Directory for the files; made if it is missing.")
     ],
 ) -> None:
-    """Make the bearer keys, the password of Redis and the access rules it is started with, where they are missing."""
+    """Make the bearer keys, the password of Redis and its access rules, if they are missing."""
     directory.mkdir(parents=True, exist_ok=True)
     # What is there is kept: services that run already know it.
     password = ensure_secret(directory / PASSWORD_FILE, new_password)

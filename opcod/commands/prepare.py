@@ -99,7 +99,7 @@ def prepare(
         bool, typer.Option("--check", help="Prepare nothing; exit code 2 unless the last one ended well.")
     ] = False,
 ) -> None:
-    """Write config.toml, the keys and the models of a run; `prepared.json` comes last and says that all is there.
+    """Write config.toml, keys and models of a run; last comes `prepared.json`, for which services wait.
 
     Doing it again changes nothing. Other settings for a run that is there are refused.
     """

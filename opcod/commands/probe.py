@@ -37,7 +37,7 @@ def probe_pair(
         int, typer.Option("--problems-per-kind", min=1, help="Training problems of each kind.")
     ] = 3,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Answers to each of them.")] = 4,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of the run that is meant; as --set run.seed.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="The run's seed, as --set run.seed.")] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="The files' directory below the runs'; default: the preset.")
     ] = None,
@@ -47,7 +47,7 @@ def probe_pair(
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Look at a pair before it is trained: who knows what, who can tell it, who follows, where the loss reaches.
+    """Ask a pair before it is trained: what each knows, can teach the other, and can be taught.
 
     By student and kind of problem; which kinds nobody can teach, and why. Specialists come from the cache, or are made
     first. Nothing is trained; probe.md and probe.json go to the named directory.

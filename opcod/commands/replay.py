@@ -35,8 +35,8 @@ WITHOUT_EFFECT = ("loss.trace_share:", "trainer.")
 def replay(
     run_name: Annotated[str, typer.Argument(help="The run.", metavar="RUN")],
     student: Annotated[str | None, typer.Option("--student", help="Default: the first one.")] = None,
-    until: Annotated[str | None, typer.Option("--until", help="The last version, as v7.")] = None,
-    into: Annotated[str | None, typer.Option("--into", help="Keep what is made, as a run of this name.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Stop after this version, such as v7.")] = None,
+    into: Annotated[str | None, typer.Option("--into", help="Keep the versions made, as a run of this name.")] = None,
     overrides: Overrides = None,
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,

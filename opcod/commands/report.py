@@ -23,10 +23,10 @@ def report(
     run_name: Annotated[
         str | None, typer.Argument(envvar="OPCOD_RUN", metavar="RUN", help="Default: the run begun last.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Not before the run is done, or has failed.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run is done, or has failed.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Write a run's report into its directory and print it: that of its end, or what it is so far."""
+    """Write a run's report into its directory and print it; of a run that is not done, the results so far."""
     run_dir = run_directory(runs_dir, run_name)
     if wait:
         with interruptible() as interrupted:

@@ -56,14 +56,14 @@ def run(
     run_name: Annotated[
         str | None, typer.Option("--run", help="Name of the run; default: preset or file, and time.")
     ] = None,
-    resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run after a stop or crash.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what it would do and need, and begin nothing.")
+        bool, typer.Option("--dry-run", help="Show what the run would do and need; begin nothing.")
     ] = False,
     gpus: Annotated[
         str | None,
         typer.Option(
-            "--gpus", help="With --dry-run: cards to plan for in place of those that are here, and their GB, as 2x80."
+            "--gpus", help="With --dry-run: GPUs to plan for, in place of this machine's: 2x80 or 2x80,1x24 (GB)."
         ),
     ] = None,
     rendezvous: Annotated[
@@ -71,7 +71,7 @@ def run(
         typer.Option(
             "--rendezvous",
             envvar="OPCOD_RENDEZVOUS",
-            help="host or host:port at which the other nodes reach this one, of a run on several (resources.nodes).",
+            help="For a run on several nodes (resources.nodes): host or host:port at which the others reach this one.",
         ),
     ] = None,
     preset: Preset = None,

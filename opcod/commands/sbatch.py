@@ -26,7 +26,7 @@ Options = Annotated[
 
 
 def sbatch(
-    run_name: Annotated[str, typer.Option("--run", help="Name of the run; the job goes on with it where it is there.")],
+    run_name: Annotated[str, typer.Option("--run", help="Name of the run; the job resumes it if it exists.")],
     nodes: Annotated[int, typer.Option("--nodes", help="Nodes of the job, and of the run.", min=1)] = 1,
     gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", help="GPUs of each.", min=0)] = 8,
     time: Annotated[str, typer.Option("--time", help="Limit of one job.")] = "24:00:00",
@@ -43,7 +43,7 @@ def sbatch(
 ) -> None:
     """Print a job: `opcod sbatch --run pair --preset phys-chem --nodes 2 > job.sbatch`, then `sbatch job.sbatch`.
 
-    Runs, cache and this installation have to be on a file system that all nodes see.
+    Runs, cache and this installation must be on a file system that all nodes see.
     """
     check_name(run_name)
     placed = [*(overrides or ()), f"resources.nodes={nodes}"]

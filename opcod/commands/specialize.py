@@ -19,7 +19,7 @@ from shared.files.text import expanded
 
 def specialize(
     student: Annotated[
-        str | None, typer.Option("--student", help="Only this one; default: those that the settings say.")
+        str | None, typer.Option("--student", help="Only this one; default: all that have specialize = true.")
     ] = None,
     examples: Annotated[
         Path | None,
@@ -32,7 +32,7 @@ def specialize(
     overrides: Overrides = None,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Fine-tune what `opcod run` would, so that a run finds it in the cache."""
+    """Fine-tune the specialists of a run ahead of time; the run then finds them in the cache."""
     console = make_console()
     settings = _settings(student, examples, preset, config, overrides or [])
     # A run that nobody sees: only what lands in the cache is wanted of it.

@@ -52,7 +52,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Say what is up. Exit code 69 if nothing is, or not all of it is ready."""
+    """Show what is up, and how its run goes. Exit code 69 if nothing is up, or something is not ready."""
     deployment = live_deployment(runs_dir, run_name)
     view, page = view_of(deployment)
     if as_json:

@@ -28,7 +28,7 @@ POLL_S = 1.0
 def up(
     run_name: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="Default: the run begun last; with settings: a new one, not trained."),
+        typer.Argument(metavar="RUN", help="Default: the run begun last; with settings: a new run, not trained."),
     ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
@@ -36,9 +36,9 @@ def up(
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Serve (chat, ask, inspector) until Ctrl-C: a run's latest weights, or students as they are before training.
+    """Serve (chat, ask, inspector) until Ctrl-C: a run's latest weights, or students before training.
 
-    The latter where settings are named and the run is not there yet; `opcod run --resume` then trains it.
+    With settings and no such run yet, students are served before training; `opcod run --resume` then trains them.
     """
     refuse_elsewhere("`opcod up`")
     console = make_console()

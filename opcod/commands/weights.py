@@ -28,7 +28,7 @@ def weights() -> None:
 
 @app.command("list")
 def list_versions(run_name: RunName, student: Student = None, runs_dir: RunsDir = RUNS_DIR) -> None:
-    """List them with size, parent and where they are needed."""
+    """List the versions: size, parent, and what needs them."""
     run_dir, students = _run(runs_dir, run_name, student)
     table = Table("version", "parent", "bytes", "checksum", "needed as")
     for name in students:
@@ -63,7 +63,7 @@ def prune(
     keep_every: Annotated[
         int, typer.Option("--keep-every", min=0, help="Also versions whose step this divides; 0: none.")
     ] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, delete nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted; delete nothing.")] = False,
     student: Student = None,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
@@ -79,11 +79,11 @@ def prune(
 @app.command("rollback")
 def rollback(
     run_name: RunName,
-    student: Annotated[str, typer.Option("--student", help="Whose.")],
+    student: Annotated[str, typer.Option("--student", help="The student.")],
     to: Annotated[str, typer.Option("--to", help="v7: the version to go back to.")],
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Make the tensors of an earlier version the live ones again, as a new version; the run is DONE and not up."""
+    """Go back: make an earlier version's tensors live, as a new version. The run must be DONE and not up."""
     run_dir, _ = _run(runs_dir, run_name, student)
     # `v7` alone is enough, since --student names whose it is.
     version = to if "@" in to else f"{student}@{to}"
