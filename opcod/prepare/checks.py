@@ -17,7 +17,7 @@ from opcod.planning.disk import existing, known_shapes, require_disk
 from opcod.planning.host import memory_note, run_bytes
 from opcod.planning.machine import Purpose, counting, plan_machine
 from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
-from opcod.planning.work import Lengths, prompt_lengths, prompts_asked, refused_prompt
+from opcod.planning.work import Count, Lengths, prompt_lengths, prompts_asked, refused_prompt
 from opcod.prepare.models import as_made_here, base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
 from shared.bus.redis import RedisBus
@@ -67,7 +67,10 @@ def check_settings(
     _check_redis(paths, settings)
     check_engines(settings, purpose, wanted)
     models = _check_models(paths, settings, purpose, wanted)
-    notes, lengths = _check_lengths(settings, problems, models) if takes_steps else ([], None)
+    # Who serves a model alone asks it what users do, and none of a run's prompts.
+    counts = {} if purpose == "up" else _counts_of(settings, models)
+    _check_prompts(settings, problems, counts)
+    notes, lengths = _check_lengths(settings, problems, models, counts) if takes_steps else ([], None)
     # Again: by now the sizes of all models are known that are not known by name.
     shapes = shapes_in(models)
     require_disk(paths, settings, shapes, takes_steps=takes_steps)
@@ -184,31 +187,43 @@ def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose, student
     return models
 
 
-def _check_lengths(
-    settings: RunSettings, problems: ProblemSet, models: Mapping[str, Path]
-) -> tuple[list[str], Lengths | None]:
-    """Or the longest questions would fail in the middle of a run; returns what only the longest texts would, and the
-    lengths of prompts as the first student counts them."""
+def _counts_of(settings: RunSettings, models: Mapping[str, Path]) -> dict[str, Count]:
+    """How each student counts the tokens of a prompt."""
     if not models:  # torch takes seconds, and there is no tokenizer to ask
-        return [], None
+        return {}
     from shared.modeling.loading import load_tokenizer
 
-    refused: list[str] = []
-    notes: list[str] = []
-    first: Lengths | None = None
-    for name, directory in models.items():
-        count = counting(load_tokenizer(directory, settings.students[name].chat_template))
+    return {
+        name: counting(load_tokenizer(directory, settings.students[name].chat_template))
+        for name, directory in models.items()
+    }
+
+
+def _check_prompts(settings: RunSettings, problems: ProblemSet, counts: Mapping[str, Count]) -> None:
+    """Or a kind of prompt would be refused by a chat template once much has been made."""
+    for name, count in counts.items():
         try:
             for messages in prompts_asked(problems, settings):
                 count(messages)
         except PromptError as error:
             raise ConfigError(refused_prompt(name, error)) from error
+
+
+def _check_lengths(
+    settings: RunSettings, problems: ProblemSet, models: Mapping[str, Path], counts: Mapping[str, Count]
+) -> tuple[list[str], Lengths | None]:
+    """Or the longest questions would fail in the middle of a run; returns what only the longest texts would, and the
+    lengths of prompts as the first student counts them."""
+    refused: list[str] = []
+    notes: list[str] = []
+    first: Lengths | None = None
+    for name, count in counts.items():
         try:
             lengths = prompt_lengths(problems, settings, count)
         except PromptError as error:
             raise ConfigError(f"student {name}: {error}") from error
         first = first or lengths
-        contexts = {name: context_in(directory)}
+        contexts = {name: context_in(models[name])}
         refused += too_long(settings, contexts, lengths)
         notes += crowded(settings, contexts, lengths)
     if refused:

@@ -168,8 +168,11 @@ def test_a_template_that_refuses_a_system_message_is_seen_where_few_rows_have_on
     refused = (
         r"student a: .*refuses these messages \(system, user\).*; set students\.a\.chat_template to one that takes"
     )
-    with pytest.raises(ConfigError, match=refused):
-        check_settings(paths, chosen)
+    # Who probes or specialises takes no steps, and asks for long all the same.
+    for takes_steps in (True, False):
+        with pytest.raises(ConfigError, match=refused):
+            check_settings(paths, chosen, takes_steps=takes_steps)
+    check_settings(paths, chosen, "up", takes_steps=False)
     planned = plan_run(paths, chosen)
     assert [each for each in planned.missing if re.match(refused, each)] and planned.lengths is not None
 
