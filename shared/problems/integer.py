@@ -147,7 +147,10 @@ class IntegerFormat:
         """Verdict and clean text as everywhere, then without claimed results (`= 12.`, `answer is 12`)."""
         review = review_feedback(raw, self.anchor_text(problem))
         return judged_without(
-            lambda text: split_integer_reveals(text, problem.answer), review, review.verdict, review.delivered
+            lambda text: split_integer_reveals(text, problem.answer, problem.question),
+            review,
+            review.verdict,
+            review.delivered,
         )
 
     def process_feedback(self, raw: str | None, problem: Problem) -> tuple[str, str | None]:

@@ -88,13 +88,18 @@ _JOINS = (
     r"|amount(?:s|ed)?\sto|total(?:s|l?ed)?|result(?:s|ed|ing)?\sin|le(?:ad(?:s|ing)?|d)\sto|i\.e\.,?"
     r"|(?:turn|work)(?:s|ed)?\sout\s(?:to\sbe|to|as|at)|(?:evaluate|simplifie|reduce)[sd]\sto|le(?:av(?:es?|ing)|ft)"
     r"|f(?:ind(?:s|ing)?|ound)|reach(?:es|ed|ing)?|arriv(?:es?|ed|ing)\sat|end(?:s|ed|ing)?\sup\s(?:with|at|as)"
-    r"|expect(?:s|ed|ing)?|is|are|was|were|be|(?:have|has|had)\sbeen)"
+    r"|expect(?:s|ed|ing)?|is|are|was|were|be|ha(?:ve|s|d)(?:\sbeen)?)"
 )
 _CALLED = (
     rf"(?:(?:is|are|was|(?:must|should|would|has\sto|will){_GAP}{_BE})\b|['’]s\b)"
     rf"{_GAP}{_ADVERB}(?:(?:the|your|our|its){_GAP})?(?:(?:correct|right|final|true|only|actual|exact|expected){_GAP})"
     r"{0,2}(?:answer|result|solution|correct|right|(?<=correct\s)(?:value|one)|(?<=right\s)(?:value|one))"
     r"(?=\s{0,2}(?:[.,;:!?)*]|\Z)|\s(?:because|since|here|as|and|for|to|of)\b)"
+)
+# To the left of something is a place.
+_LEFT = (
+    r"(?:\s(?!(?:to|the|on|from|of)\b)[^\W\d_]{2,15}){0,2}\s(?:left(?:\sover)?|remain(?:s|ing)?)"
+    rf"(?=\s{{0,2}}{_STOP}|\s(?:because|since|so|and|after|for)\b)"
 )
 _STARTS = r"(?<![A-Za-z0-9_.,^'’\])])(?<![0-9]\s)"
 _LEAD = rf"(?:\b(?:so|thus|hence|therefore|only)\b,?{_GAP})?(?:\bthe\s(?:value|number|integer){_GAP})?"
@@ -107,6 +112,11 @@ _OPERAND = re.compile(
     r"(?:[+*/×·÷^±⋅∗∙=≈<>√]|[\d)]\s?[-−–]|\b(?:plus|minus|times|over|by|x)|\\(?:times|cdot|div|pm))\s{0,3}\Z",
     re.IGNORECASE,
 )
+
+_WORD = re.compile(rf"{_SPELLED}+|(?<!\w){INTEGER_TEXT}{INTEGER_ENDS}|\d+|[^\W\d_]+")
+_WORD_BEHIND = re.compile(r"[\s*_$]{1,4}([^\W\d_]{1,30})")
+_HAS = frozenset({"has", "have", "had"})
+_IS = frozenset({"is", "are", "was", "were", "be", "equal", "equals", "equalled"})
 
 
 def _claims_in(language: Language) -> str:
@@ -166,6 +176,7 @@ def _english() -> _Rules:
     sayings = (
         re.compile(rf"\s?\b{_IT}{_JOINS}{_ASIDE}{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
         re.compile(rf"\s?\b{_SO}(?:it|that|this|what|there|here)['’]s{_GAP}{_ADVERB}{_NOUN}{_RESULT}", re.IGNORECASE),
+        re.compile(rf"\s?(?:\bwith{_GAP})?{_STARTS}(?<![-−+*/×÷·(]\s){_ADVERB}{_RESULT}{_LEFT}", re.IGNORECASE),
         re.compile(
             r"\s?\b(?:the\s)?(?:correct|right|final|true|expected|actual|exact)\s(?:answer|result|value|number|integer)"
             rf"\s?[,(–—-]?\s?{_RESULT}",
@@ -208,14 +219,15 @@ def _beside_english(*, in_latin: bool) -> _Rules:
     )
 
 
-def split_integer_reveals(text: str, answer: str) -> tuple[str, tuple[str, ...]]:
+def split_integer_reveals(text: str, answer: str, question: str = "") -> tuple[str, tuple[str, ...]]:
     """(the feedback without claimed results, what was taken out).
 
     text: at most some thousand characters; taking one out may bring another together, so it repeats until
-    nothing is found.
+    nothing is found. question: a number that it gives in the same words is given, though it is the answer as well.
     """
     removed: list[str] = []
-    while spans := _reveals(_seen(text, answer), answer):
+    asked = f" {' '.join(_words(_seen(question, answer), answer))} "
+    while spans := _reveals(_seen(text, answer), answer, asked):
         text, pieces = _cut(text, spans)
         removed += pieces
     return text, tuple(removed)
@@ -234,7 +246,7 @@ def _seen(text: str, answer: str) -> str:
     return seen
 
 
-def _reveals(seen: str, answer: str) -> list[tuple[int, int]]:
+def _reveals(seen: str, answer: str, asked: str) -> list[tuple[int, int]]:
     spans = [
         found.span()
         for found in _equals().finditer(seen)
@@ -243,7 +255,12 @@ def _reveals(seen: str, answer: str) -> list[tuple[int, int]]:
     others = () if seen.isascii() else (_beside_english(in_latin=False),)
     for rules in (_english(), _beside_english(in_latin=True), *others):
         spans += [found.span() for pattern in rules.claims for found in pattern.finditer(seen)]
-        spans += [found.span() for pattern in rules.sayings for found in pattern.finditer(seen) if _is(found, answer)]
+        spans += [
+            found.span()
+            for pattern in rules.sayings
+            for found in pattern.finditer(seen)
+            if _is(found, answer) and not _is_given(found, answer, asked)
+        ]
         spans += [
             found.span()
             for pattern in rules.called_right
@@ -260,6 +277,29 @@ def _after_arithmetic(text: str, position: int) -> bool:
 def _is(found: re.Match[str], answer: str) -> bool:
     written = found["number"] or found["marked"]
     return written.startswith(_SPELLED) or same_integer(written, answer)
+
+
+def _is_given(found: re.Match[str], answer: str, asked: str) -> bool:
+    """Whether the question says so, too. asked: its words between blanks."""
+    seen = found.string
+    begins, ends = found.span()
+    said = _words(found.group(), answer)
+    if behind := _WORD_BEHIND.match(seen, ends):
+        said += _words(behind[1], answer)
+    if not _HAS.isdisjoint(said):
+        said = said[-2:]  # the number and of what: `it has 12 protons` may be told in other words
+    elif said[0] in _IS or said[0] == answer:
+        # Without what it is the number of, `is 12` and `: 12` are said of the answer as well.
+        said = _words(seen[max(0, begins - _LOOKED_BACK) : begins], answer)[-1:] + said
+    return not _after_arithmetic(seen, begins) and len(said) > 1 and f" {' '.join(said)} " in asked
+
+
+def _words(seen: str, answer: str) -> list[str]:
+    """In lower case, and the answer as digits however it is written."""
+    return [
+        answer if each.startswith(_SPELLED) or (each[-1].isdigit() and same_integer(each, answer)) else each.lower()
+        for each in _WORD.findall(seen)
+    ]
 
 
 def _cut(text: str, spans: list[tuple[int, int]]) -> tuple[str, list[str]]:

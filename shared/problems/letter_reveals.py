@@ -32,6 +32,22 @@ _DENIED = r"(?<!not )(?<!n['’]t )(?<!never )"
 _NO_REACTION = r"(?<![+→⇌]\s[A-Z]\s)"
 _LEFT_OVER = r"(?i:it\sis|remains)"
 _SOLE = r"(?i:alone|is\sthe\s(?:one|only))\b"
+# What is not the peer's own value, and the option that it is of in brackets, which alone are taken out.
+_VALUE_OF = (
+    r"(?<!your )(?<!their )(?<!peer['’]s )\b(?:value|result|answer|g(?:iv(?:es?|ing)|ave)|yield(?:s|ed|ing)?"
+    r"|g[eo]t(?:s|ting)?|obtain(?:s|ed)?|find(?:s|ing)?|equals?|is|was|be|becomes?|reach(?:es)?|comes\sto|makes?)\b"
+)
+_OF_IT = r"(?:(?!\s(?:not|never|too|neither|between|either)\b)(?:[^()\[\].;:!?\n]|(?<=\d)\.(?=\d))){1,60}?"
+_NUMBER_OF_IT = (
+    r"(?:\s(?:of|about|around|roughly|approximately))?\s{0,2}[$\\(~≈+−-]{0,4}\d[^\s()\[\];:!?]{0,20}"
+    r"(?:\s[^\s()\[\]\d.,;:!?]{1,12}){0,2}"
+)
+
+
+def _in_brackets(named: str) -> str:
+    return rf"(?P<cut>\s?[(\[]\s?{named}[*_$]{{0,3}}(?P<bare>[A-J])[*_$]{{0,3}}\s?[)\]]){_ENDS}"
+
+
 _BEGINS = r"(?:\A|(?<=\n)|(?<=[.!?:;,]\s)|(?<=\b[Ss]o\s)|(?<=\b(?i:and)\s)|(?<=\b(?i:that)\s)|(?<=\b(?i:only)\s))"
 
 
@@ -51,6 +67,8 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
             rf"\s?(?<![\w.])(?P<bare>{LETTER})\s{_LEFT_OVER}{_ENDS}",
             rf"\s?{_BEGINS}(?P<bare>{LETTER})\s{_SOLE}",
             rf"\s?<(?i:final_?answer|ans|choice|option)>\s{{0,4}}(?P<bare>{LETTER})[^<>]{{0,30}}(?:</\w{{1,15}}>)?",
+            rf"(?i:{_VALUE_OF}){_OF_IT}{_in_brackets(_WORD)}",
+            rf"(?:(?i:{_VALUE_OF})|[=≈]){_NUMBER_OF_IT}{_in_brackets('')}",
             rf"\s?[\[{{\"'](?i:answer|choice|option)[\"'\]]\s?:?\s?(?P<bare>{LETTER})",
         )
     )
@@ -67,7 +85,11 @@ def split_letter_reveals(text: str, answer: str) -> tuple[str, tuple[str, ...]]:
 
 def _reveals(seen: str, answer: str) -> list[tuple[int, int]]:
     found = (match for pattern in _patterns() for match in pattern.finditer(seen))
-    return merged(with_its_stop(seen, *match.span()) for match in found if _says(match, answer))
+    return merged(_span(seen, match) for match in found if _says(match, answer))
+
+
+def _span(seen: str, match: re.Match[str]) -> tuple[int, int]:
+    return match.span("cut") if "cut" in match.re.groupindex else with_its_stop(seen, *match.span())
 
 
 def _says(match: re.Match[str], answer: str) -> bool:

@@ -43,6 +43,10 @@ from tests.fakes.timed import LINEAR, growth
         ("Add both. The answer is not 13 but 12.", "12", "Add both. The answer is."),
         ("Add both. Replace 13 with 12.", "12", "Add both."),
         ("Add both. The result, 12, is small.", "12", "Add both., is small."),
+        ("Add both. She has 12 left.", "12", "Add both. She."),
+        ("Add both. With twelve left, she bakes.", "12", "Add both., she bakes."),
+        ("Add both. 12 eggs remain.", "12", "Add both."),
+        ("Add both. Water has 12 neutrons.", "12", "Add both. Water."),
         ("Add both. Note that 13 ≠ 12.", "12", "Add both. Note that 13."),
     ],
 )
@@ -53,6 +57,9 @@ def test_a_claimed_result_goes(text: str, answer: str, left: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "She has 13 left.",
+        "Move 12 to the left.",
+        "Take 3 + 12 left of it.",
         "Use $12 an hour and $3 a day.",
         "It is not 12 but x.",
         "Replace 12 with 13.",
@@ -69,7 +76,38 @@ def test_given_numbers_and_formulas_stay(text: str) -> None:
     assert split_integer_reveals(f"Check it. {text}", "12") == (f"Check it. {text}", ())
 
 
-@pytest.mark.parametrize("unit", ["<<12>>", "<answer>12", "not 13 but ", "12\\text{", "US$"])
+ASKED = "Tom gave 12 eggs to Ann, who left twelve on a plate of mass 12 kg. An atom with 12 protons has 12."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "You missed that she gave twelve eggs away.",
+        "Ann left 12 on a plate.",
+        "The plate has a mass of 12 kg.",
+        "It has 12 protons.",
+    ],
+)
+def test_numbers_that_the_question_gives_in_these_words_stay(text: str) -> None:
+    assert split_integer_reveals(text, "12", ASKED) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("That gave 12 eggs.", ""),
+        ("And 3 * 4 gave 12 eggs.", "And 3 * 4."),
+        ("It has 12 neutrons.", ""),
+        ("She has 12 left.", "She."),
+        ("The total is 12.", "The total."),
+        ("The answer lies there: 12 kg.", "The answer lies there"),
+    ],
+)
+def test_the_answer_goes_though_the_question_has_its_number(text: str, left: str) -> None:
+    assert split_integer_reveals(text, "12", ASKED)[0] == left
+
+
+@pytest.mark.parametrize("unit", ["<<12>>", "<answer>12", "not 13 but ", "12\\text{", "US$", "has 12 ", "12 left "])
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
-    read = partial(split_integer_reveals, answer="12")
+    read = partial(split_integer_reveals, answer="12", question=ASKED)
     assert growth(read, unit, 300) < LINEAR

@@ -22,6 +22,9 @@ POINTING = [
     "The value 3.96, which is option D.",
     "The value 3.96, i.e. D.",
     "The ratio is 3.96 → D",
+    "The value 3.96 (option D).",
+    "The product is the ester (option D), not the acid.",
+    "This gives about 3.96 kJ/mol (D).",
     "I'd answer D.",
     "It should say D.",
     "The answer is not B but D.",
@@ -43,6 +46,11 @@ POINTING = [
 ]
 SPEAKING = [
     "Option D is too low because the sign is lost.",
+    "The value 3.96 (option D) is too low.",
+    "The value is not 3.96 (option D).",
+    "Your value of 3.96 (option D) has a wrong unit.",
+    "Compare 3.2 (option C) and 3.96 (option D).",
+    "Fick's law gives the diffusivity (D).",
     "D: 3.96 is too high for a light damping.",
     "It hesitates between A and D.",
     "Your value corresponds to option B.",
@@ -102,7 +110,9 @@ def test_it_only_deletes_and_has_nothing_left_to_delete(text: str) -> None:
     assert split_letter_reveals(left, "D") == (left, ())
 
 
-@pytest.mark.parametrize("unit", ["matches ", "not B but ", "→", "D ", "<ans>", "{", "**", "all but D "])
+@pytest.mark.parametrize(
+    "unit", ["matches ", "not B but ", "→", "D ", "<ans>", "{", "**", "all but D ", "is 3 (option D) "]
+)
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
     read = partial(split_letter_reveals, answer="D")
     assert growth(read, unit, 300) < LINEAR
