@@ -7,6 +7,7 @@ import typer
 from opcod.options import ConfigFile, Overrides, Preset, settings_from
 from opcod.talk.text import indented, on_one_line
 from shared.errors import ConfigError
+from shared.problems.coverage import told_of
 from shared.problems.loading import load_problems
 from shared.problems.manifest import manifest
 from shared.problems.problem import PARTITIONS, Problem, spread
@@ -31,6 +32,8 @@ def show(
 ) -> None:
     """Print problems with their answers, or the set's manifest."""
     found = load_problems(settings_from(preset, config, overrides))
+    for note in told_of(found):
+        typer.echo(f"note: {note}", err=True)
     if summary:
         typer.echo(manifest(found).model_dump_json(indent=1))
         return

@@ -43,7 +43,7 @@ from shared.bus.redis import RedisBus
 from shared.config.settings import Paths, RunSettings
 from shared.contracts.run import RunState, Status
 from shared.errors import EXIT_INTERRUPTED, ConfigError, OpcodError, UnavailableError
-from shared.problems.coverage import uncovered_languages
+from shared.problems.coverage import told_of
 
 POLL_S = 1.0
 EVENTS_AT_ONCE = 500
@@ -124,12 +124,12 @@ def train(
 ) -> int:
     """Everything between a run's directory and its report; returns the exit code. rendezvous: as of `Launcher`."""
     require_rendezvous(settings, rendezvous)
-    uncovered = uncovered_languages(pin_problems(paths, settings))
+    told = told_of(pin_problems(paths, settings))
     timeline = Timeline(paths.run_dir)
     with run_lock(paths.run_dir), interruptible() as interrupted:
         tell(console, f"run {paths.run} in {paths.run_dir}")
-        if uncovered is not None:
-            tell(console, f"note: {uncovered}")
+        for note in told:
+            tell(console, f"note: {note}")
         timeline.add(prepare_models(paths, settings, lambda what: tell(console, f"preparing: {what}"), interrupted))
         # Once, and not where going on needs no model here.
         for note in () if resumed else thinking_notes(paths, settings, prepared=True):

@@ -38,7 +38,7 @@ from shared.config.loading import flattened, to_toml
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError, OpcodError, PromptError, file_fault
 from shared.gpus import gpus_here
-from shared.problems.coverage import uncovered_languages
+from shared.problems.coverage import told_of
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
 from shared.problems.loading import load_problems
@@ -99,8 +99,7 @@ def plan_run(paths: Paths, settings: RunSettings, sizes: Sequence[int] | None = 
     with _noted(found.missing):
         problems = load_problems(settings)
         found.problems = manifest(problems)
-        uncovered = uncovered_languages(problems)
-        found.notes += [uncovered] if uncovered is not None else []
+        found.notes += told_of(problems)
         found.notes += [unclaimed_text([domain]) for domain in problems.domains if domain not in settings.domains]
         evaluated = evaluated_problems(settings, problems)
     _look_at_specialists(found, problems)

@@ -1,4 +1,5 @@
-"""Whether the rules that take answers out of feedback know the languages of a problem set.
+"""What is to be told of a problem set that can be used all the same: answers that contradict each other, and languages
+that the rules which take answers out of feedback do not know.
 
 They know the forms of `shared/method/languages.py`. In any other language a tutor's "the answer is B" reaches the
 tutee, and nothing else would tell.
@@ -8,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
+from shared.errors import shown
 from shared.method.languages import LANGUAGES, language_of
 from shared.problems.problem import ProblemSet
 
@@ -23,6 +25,23 @@ LOOKED_AT = 2000
 UNKNOWN = "a language that is not known"
 
 _COVERED = frozenset(language.name for language in LANGUAGES)
+
+
+def told_of(problems: ProblemSet) -> list[str]:
+    """A sentence each, without its full stop, for who begins something with them."""
+    return [told for told in (contradictions(problems), uncovered_languages(problems)) if told is not None]
+
+
+def contradictions(problems: ProblemSet) -> str | None:
+    """A sentence about questions that are asked again with another answer; None if there are none."""
+    if not problems.contradicted:
+        return None
+    first, again = map(shown, problems.contradicted[0])
+    return (
+        "problems that ask what another one of their partition asks, and have another answer: "
+        f"{len(problems.contradicted)}, first {again} as {first}; whoever is right on one is wrong on the other, keep "
+        "the one with the right answer"
+    )
 
 
 def uncovered_languages(problems: ProblemSet) -> str | None:

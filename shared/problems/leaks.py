@@ -71,15 +71,26 @@ def template_key(text: str) -> str:
     return _NON_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-def refuse_shared_questions(name: str, asked: Sequence[tuple[str, str, str]]) -> None:
-    """asked: (partition, id, question) of every problem. Raises as `refuse_leaks`."""
-    rough = [rough_key(question) for _, _, question in asked]
-    partitions: dict[str, set[str]] = {}
-    for (partition, _, _), key in zip(asked, rough, strict=True):
-        partitions.setdefault(key, set()).add(partition)
+def refuse_shared_questions(name: str, asked: Sequence[tuple[str, str, str]]) -> list[list[int]]:
+    """asked: (partition, id, question) of every problem. Returns the places of each question that is asked again within
+    its partition, in order. Raises as `refuse_leaks`."""
+    alike: dict[str, list[int]] = {}
+    for at, (_, _, question) in enumerate(asked):
+        alike.setdefault(rough_key(question), []).append(at)
     # The whole key only where it can matter: of a hundred thousand rows it takes minutes.
-    alike = (row for row, key in zip(asked, rough, strict=True) if len(partitions[key]) > 1)
-    refuse_leaks(name, ((partition, problem, question_key(question)) for partition, problem, question in alike))
+    keys = {at: question_key(asked[at][2]) for places in alike.values() if len(places) > 1 for at in places}
+    refuse_leaks(name, ((*asked[at][:2], key) for at, key in sorted(keys.items())))
+    again: dict[str, list[int]] = {}
+    for at, key in keys.items():
+        again.setdefault(key, []).append(at)
+    return [places for places in again.values() if len(places) > 1]
+
+
+def answer_key(question: str, answer: str) -> str:
+    """What two answers to one question share: of an option's letter what it stands for, as options may be in another
+    order."""
+    options = {line[0][0]: line[1] for line in _OPTION_LINE.finditer(question)}
+    return leak_key(options[answer]) if answer in options else answer
 
 
 def refuse_leaks(name: str, keyed: Iterable[tuple[str, str, str]]) -> None:

@@ -10,7 +10,7 @@ cache are used without asking the hub, so that every process of a run reads the 
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from shared.problems import sciknoweval
 from shared.problems.formats import format_named, format_names
 from shared.problems.generated import DOMAINS, KINDS, PerKind, generate
 from shared.problems.jsonl import read_rows
-from shared.problems.leaks import refuse_shared_questions
+from shared.problems.leaks import answer_key, refuse_shared_questions
 from shared.problems.problem import PARTITIONS, Problem, ProblemFormat, ProblemSet
 
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -159,8 +159,9 @@ def load_problems(settings: RunSettings) -> ProblemSet:
     return problems
 
 
-def refuse_unusable(problem_set: ProblemSet) -> None:
-    """Raises `ProblemSetError` if a partition lacks a domain or a question stands in two partitions."""
+def checked_set(problem_set: ProblemSet) -> ProblemSet:
+    """The set, which knows where it contradicts itself. Raises `ProblemSetError` if a partition lacks a domain or a
+    question stands in two partitions."""
     for name in REQUIRED_PARTITIONS:
         present = {problem.domain for problem in problem_set.partition(name)}
         for domain in problem_set.domains:
@@ -169,10 +170,16 @@ def refuse_unusable(problem_set: ProblemSet) -> None:
                     f"{problem_set.name}: expected problems of {domain!r} in the partition {name}, got none; "
                     f"{_instead(problem_set, domain, present)}"
                 )
-    refuse_shared_questions(
-        problem_set.name,
-        [(name, row.id, row.question) for name in PARTITIONS for row in problem_set.partition(name)],
-    )
+    rows = [(name, row) for name in PARTITIONS for row in problem_set.partition(name)]
+    again = refuse_shared_questions(problem_set.name, [(name, row.id, row.question) for name, row in rows])
+    contradicted = (pair for places in again for pair in _contradicted([rows[at][1] for at in places]))
+    return replace(problem_set, contradicted=tuple(contradicted))
+
+
+def _contradicted(alike: Sequence[Problem]) -> Iterator[tuple[str, str]]:
+    """Ids of the first of problems that ask the same, and of each whose answer is another one."""
+    first, *others = ((each.id, answer_key(each.question, each.answer)) for each in alike)
+    yield from ((first[0], problem) for problem, answer in others if answer != first[1])
 
 
 def _instead(problem_set: ProblemSet, domain: str, present: set[str]) -> str:
@@ -200,8 +207,7 @@ def _generated(
     loaded = generate(seed, domains, kinds=kinds, per_kind=per_kind)
     if format is not None and format_named(format) is not loaded.format:
         raise ConfigError(f"generated problems have the format {loaded.format.name}, got {format!r}; leave it out")
-    refuse_unusable(loaded)
-    return loaded
+    return checked_set(loaded)
 
 
 def generated_domains(domains: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -238,8 +244,7 @@ def _sciknoweval_of(
     loaded = sciknoweval.load_sciknoweval(
         directory, domains, seed=seed, validation_per_domain=validation_per_domain, source=source
     )
-    refuse_unusable(loaded)
-    return loaded
+    return checked_set(loaded)
 
 
 def _digests(files: Iterable[Path]) -> tuple[str, ...]:
@@ -307,8 +312,7 @@ def _from_directory(
         test=_read_partition(directory, "test", form, ids),
         specialise=_read_partition(directory, "specialise", form, ids),
     )
-    refuse_unusable(loaded)
-    return loaded
+    return checked_set(loaded)
 
 
 def _beside(directory: Path) -> str:

@@ -65,7 +65,8 @@ class Problem:
 class ProblemSet:
     """All problems of a run, by partition. `specialise` is kept apart for making the initial specialists.
 
-    provenance: where they came from, if from files of others; no part of what the set is (`content_hash`).
+    provenance: where they came from, if from files of others; no part of what the set is (`content_hash`), nor is
+    contradicted: ids of two problems that ask the same and have different answers.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ProblemSet:
     test: tuple[Problem, ...]
     specialise: tuple[Problem, ...] = ()
     provenance: Provenance | None = None
+    contradicted: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.domains or len(set(self.domains)) < len(self.domains):

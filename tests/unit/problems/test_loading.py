@@ -7,6 +7,7 @@ import pytest
 
 from shared.config.loading import load_settings
 from shared.errors import ConfigError, ProblemSetError
+from shared.problems.coverage import contradictions
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.generated import PerKind, generate
 from shared.problems.loading import load_problem_set
@@ -252,6 +253,25 @@ def test_a_question_twice_in_one_partition_is_no_leak(tmp_path: Path) -> None:
     rows = _rows()
     rows["train"].append(_row("again", "optics", question="What is train optics?"))
     assert len(load_problem_set(_write(tmp_path, rows), "integer").train) == 3
+
+
+def test_a_question_that_is_asked_again_with_another_answer_is_told(tmp_path: Path) -> None:
+    rows = _rows()
+    options = "Which?\nA: {}\nB: {}"
+    rows["train"] = [
+        _row("plain", "optics", question="Is it?\nA: yes\nB: no", answer="A"),
+        _row("same", "optics", question=options.format("red", "blue"), answer="A"),
+        _row("turned", "acids", question=options.format("blue", "red"), answer="B"),
+        _row("other", "acids", question=options.format("Blue", "red"), answer="A"),
+    ]
+    for part in ("validation", "test"):
+        rows[part] = [{**row, "question": f"{row['id']}?\nA: x\nB: y", "answer": "A"} for row in rows[part]]
+    loaded = load_problem_set(_write(tmp_path, rows), "mcq")
+    assert loaded.contradicted == (("same", "other"),)
+    told = contradictions(loaded)
+    assert told is not None and "another answer: 1, first 'other' as 'same'; " in told
+    del rows["train"][3]
+    assert contradictions(load_problem_set(_write(tmp_path, rows), "mcq")) is None
 
 
 def test_a_directory_needs_a_format(tmp_path: Path) -> None:
