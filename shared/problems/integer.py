@@ -56,6 +56,7 @@ _TAG = re.compile(r"</?\w[^<>]{0,100}>\s?\Z")
 _COMPARISONS = tuple("<>!≤≥≠~≈")
 _NUMBER = re.compile(rf"(?<![\w.,^'’])[-−]?{DIGITS}(?:\.0+)?(?![\w^]|[.,'’][0-9])")
 _BOLD_OPENS = re.compile(r"(?:(?<=\s)|\A)\*{2,3}\Z")
+_MAX_HINTED = 20
 _CANONICAL = re.compile(r"-?[1-9][0-9]*|0")
 
 
@@ -68,10 +69,20 @@ class IntegerFormat:
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be a plain integer, and there is no system message."""
         if not _CANONICAL.fullmatch(problem.answer):
-            return f"the format integer expects an integer as answer, such as '12' or '-3', got {shown(problem.answer)}"
+            return (
+                f"the format integer expects an integer as answer, such as '12' or '-3', got {shown(problem.answer)}; "
+                f"{self._instead(problem.answer)}"
+            )
         if problem.system is not None:
             return "the format integer has no system message, remove the field 'system'"
         return None
+
+    def _instead(self, answer: str) -> str:
+        """Whoever has the answers of another data set has them as it writes them: `$12$`, `1,200`, `… #### 12`."""
+        meant = self.extract_answer(f"= {answer.rpartition('####')[2]}")
+        if meant and len(meant) <= _MAX_HINTED:
+            return f"write it as '{meant}'"
+        return "questions with other answers can be asked as multiple choice (problems.format = 'mcq'), or left out"
 
     def messages(self, problem: Problem) -> list[ChatMessage]:
         """The question alone."""

@@ -5,11 +5,13 @@ no NUL in a text, which some of those who read it later end at.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from shared.errors import ProblemSetError, shown
 from shared.files.text import FETCH_LFS, LFS_POINTER
@@ -20,11 +22,20 @@ _HINTS = {
     "[": ". JSON lines are one object a line, without brackets around; `jq -c '.[]'` makes them of an array",
     "{": ". JSON lines are one object a line; `jq -c .` makes them of objects over several lines",
 }
+_LARGEST_QUOTED = 10**18
 _TOO_LARGE = "nested too deeply, or with a number that is too long"
+_TABLE = (
+    ". It looks like a table, CSV or TSV: write its rows as JSON lines, `pandas` does with `to_json(…, lines=True)`"
+)
+_TABLE_NAMES = ("question", "answer", "completion")
+_CELL = re.compile(r"[\"'\s]*[,;\t][\"'\s]*")
+_MAX_HEADER = 1000
 _LOOKS = (
     ((b"\xff\xfe", b"\xfe\xff"), "UTF-16, save it as UTF-8"),
     ((b"PAR1",), "Parquet, write its rows as JSON lines: `datasets` and `pandas` do with `to_json(…, lines=True)`"),
     ((b"\x1f\x8b",), "gzip, unpack it"),
+    ((b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), "a compressed file, unpack it"),
+    ((b"ARROW1", b"\xff\xff\xff\xff"), "Arrow, write its rows as JSON lines: `datasets` does with `to_json(…)`"),
     ((b"PK\x03\x04",), "a ZIP archive or a table of Excel, write its rows as JSON lines"),
 )
 """How a file of another kind begins, what it is then and what to do."""
@@ -103,14 +114,21 @@ def _first_fault(error: ValidationError, line: str, model: type[BaseModel]) -> s
     bare = line.strip()
     hint = _HINTS["["] if bare.startswith("[") else _HINTS.get(bare, "")
     if fault["type"] == "json_invalid":
-        return f"expected a JSON object, got {shown(bare)} ({_syntax(line, fault['ctx']['error'])}){hint}"
+        table = _TABLE if not hint and set(_TABLE_NAMES) & set(_CELL.split(bare[:_MAX_HEADER])) else ""
+        return f"expected a JSON object, got {shown(bare)} ({_syntax(line, fault['ctx']['error'])}){hint}{table}"
     if not field:
         return f"expected an object with the fields {', '.join(model.model_fields)}, got {shown(fault['input'])}{hint}"
     if fault["type"] == "missing":
         return f"expected the field {shown(field)}, it is missing"
     if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1:
         return f"expected only the fields {', '.join(model.model_fields)}, got {shown(field)}"
-    return f"{field}: expected {_wanted(fault['msg'])}, got {shown(fault['input'])}"
+    quoted = f'; write it in quotes, as a text: "{fault["input"]}"' if _wants_quotes(fault) else ""
+    return f"{field}: expected {_wanted(fault['msg'])}, got {shown(fault['input'])}{quoted}"
+
+
+def _wants_quotes(fault: ErrorDetails) -> bool:
+    got = fault["input"]
+    return fault["type"] == "string_type" and type(got) is int and abs(got) < _LARGEST_QUOTED
 
 
 def _syntax(line: str, found: str) -> str:

@@ -77,6 +77,7 @@ def _fetched(name: str, revision: str | None, files: Sequence[str]) -> Path:
 
 _DOMAINS_SHOWN = 5
 _NAMES_SHOWN = 8
+_TABLES = frozenset({".parquet", ".csv", ".tsv", ".arrow"})
 
 GENERATED = "generated"
 SCIKNOWEVAL = "sciknoweval:"
@@ -92,7 +93,7 @@ class ProblemRow(BaseModel):
     domain: Worded = Field(max_length=200)
     question: Worded
     answer: Worded
-    kind: str = ""
+    kind: str | None = None
     solution: str | None = None
     system: str | None = None
 
@@ -321,8 +322,20 @@ def _beside(directory: Path) -> str:
     except OSError:
         return "its directory cannot be read"
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return (
+    has = (
         f"its directory has {', '.join(map(shown, names[:_NAMES_SHOWN]))}{more}" if names else "its directory is empty"
+    )
+    return has + _of_tables(directory)
+
+
+def _of_tables(directory: Path) -> str:
+    """What to do with the tables of a data set, which lie in its directory or in one of that."""
+    files = sorted(file for pattern in ("*", "*/*") for file in directory.glob(pattern) if file.suffix in _TABLES)
+    if not files:
+        return ""
+    return (
+        f"; write the rows of {shown(files[0].relative_to(directory).as_posix())} and its like as JSON lines with our "
+        f"fields into {_named(REQUIRED_PARTITIONS)}, as `datasets` and `pandas` do with `to_json(…, lines=True)`"
     )
 
 
@@ -337,7 +350,8 @@ def _read_partition(directory: Path, name: str, form: ProblemFormat, ids: dict[s
         return ()
     problems = []
     for place, row in read_rows(path, ProblemRow):
-        problem = Problem(**row.model_dump())
+        # What writes tables as JSON lines writes null where a row has nothing.
+        problem = Problem(**{**row.model_dump(), "kind": row.kind or ""})
         refusal = form.refusal(problem)
         if refusal is not None:
             raise ProblemSetError(f"{place}: {refusal}")
@@ -346,4 +360,6 @@ def _read_partition(directory: Path, name: str, form: ProblemFormat, ids: dict[s
         if known != place:
             raise ProblemSetError(f"{place}: expected a new id, got {shown(problem.id)} as in {known}")
         problems.append(problem)
+    if not problems and name in REQUIRED_PARTITIONS:
+        raise ProblemSetError(f"{path}: expected problems, an object of JSON a line (docs/data.md), the file has none")
     return tuple(problems)

@@ -18,6 +18,18 @@ _LETTER = re.compile(r"[A-J]")
 """Those that `shared.method.reveals` takes out of feedback."""
 
 
+_OPTION = re.compile(r"^([A-J]): ", re.MULTILINE)
+_MARKED_LETTER = re.compile(r"[\W_]{0,8}([A-Ja-j])[\W_]{0,8}")
+
+
+def _letter_of(answer: str, question: str) -> str:
+    """How an answer is to be written that is a letter with something around it, or the text of an option."""
+    marked = _MARKED_LETTER.fullmatch(answer)
+    texts = {line.partition(": ")[2].strip(): line[0] for line in question.split("\n") if _OPTION.match(line)}
+    letter = marked[1].upper() if marked else texts.get(answer.strip())
+    return f"; write it as '{letter}'" if letter else ""
+
+
 def _found_of(letter: str, question: str) -> str:
     """What stands there in place of the option's line."""
     other = re.search(rf"^[ \t]*[(\[]?{letter}[ \t]*[)\].:：](.{{0,80}})", question, re.MULTILINE)
@@ -37,12 +49,20 @@ class McqFormat:
     def refusal(self, problem: Problem) -> str | None:
         """See `ProblemFormat.refusal`: the answer must be the letter of one of the options in the question."""
         if not _LETTER.fullmatch(problem.answer):
-            return f"the format mcq expects one capital letter from A to J as answer, got {shown(problem.answer)}"
+            return (
+                f"the format mcq expects one capital letter from A to J as answer, got {shown(problem.answer)}"
+                f"{_letter_of(problem.answer, problem.question)}"
+            )
         # One letter by now, so nothing in it needs escaping.
         if not re.search(rf"^{problem.answer}: ", problem.question, re.MULTILINE):
             return (
                 f"the format mcq expects an option line '{problem.answer}: …' in the question, "
                 f"{_found_of(problem.answer, problem.question)}"
+            )
+        if len(set(_OPTION.findall(problem.question))) < 2:
+            return (
+                f"the format mcq expects two or more option lines in the question, 'A: …' and 'B: …', got one, "
+                f"'{problem.answer}: …'; write the others so, too"
             )
         return None
 

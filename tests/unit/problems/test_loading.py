@@ -81,7 +81,13 @@ def test_blank_lines_a_byte_order_mark_and_odd_separators_are_no_matter(tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": 12}, r"train.jsonl:2: answer: expected a valid string, got 12"),
+        (
+            {"answer": 12},
+            r'train.jsonl:2: answer: expected a valid string, got 12; write it in quotes, as a text: "12"',
+        ),
+        ({"answer": "$1,200$ m"}, r"expects an integer .* got '\$1,200\$ m'; write it as '1200'"),
+        ({"answer": "12 * 3 = 36\n#### 36"}, r"expects an integer .*; write it as '36'"),
+        ({"answer": "Paris"}, r"expects an integer .* got 'Paris'; .*as multiple choice .problems.format = 'mcq'"),
         ({"answer": "12.5"}, r"train.jsonl:2: the format integer expects an integer .* got '12.5'"),
         ({"question": ""}, r"train.jsonl:2: question: expected at least 1 character, got ''"),
         ({"question": " \n"}, r"train.jsonl:2: question: expected more than white space, got ' \\n'"),
@@ -114,6 +120,9 @@ def test_a_bad_row_is_refused_with_file_line_and_what_came(tmp_path: Path, chang
         (b"\xff\xfe{\x00", r"test.jsonl: expected lines of JSON, got other bytes; it looks like UTF-16, save it as"),
         (b'{\x00"\x00', r"test.jsonl: expected lines of JSON, got other bytes; it looks like UTF-16"),
         (b"PAR1\x15", r"test.jsonl: expected lines of JSON, got other bytes; it looks like Parquet, write its rows as"),
+        (b"\x28\xb5\x2f\xfd\x04", r"test.jsonl: .*; it looks like a compressed file, unpack it"),
+        (b"id,question,answer\n", r"test.jsonl:1: .*It looks like a table, CSV or TSV: write its rows as JSON lines"),
+        (b" \n", r"test.jsonl: expected problems, an object of JSON a line .docs/data.md., the file has none"),
         (b"\x1f\x8b\x08", r"test.jsonl: expected lines of JSON, got other bytes; it looks like gzip, unpack it"),
         (
             b"\n\n" + _line(question="caf\xe9").decode().encode("latin-1"),
@@ -178,6 +187,22 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     said = r"validation.jsonl: expected this file, .*; its directory has 'test.jsonl', 'train.jsonl', 'val.csv'"
     with pytest.raises(ProblemSetError, match=said):
         load_problem_set(source, "integer")
+
+
+def test_a_directory_of_tables_is_told_what_to_do_with_them(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000-of-00001.parquet").touch()
+    said = (
+        r"has 'data'; write the rows of 'data/train-00000-of-00001.parquet' and its like as JSON lines .* train.jsonl"
+    )
+    with pytest.raises(ProblemSetError, match=said):
+        load_problem_set(str(tmp_path), "integer")
+
+
+def test_a_row_may_have_null_where_it_may_have_nothing(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["train"][0] |= {"kind": None, "solution": None, "system": None}
+    assert load_problem_set(_write(tmp_path, rows), "integer").train[0].kind == ""
 
 
 def test_a_domain_without_problems_is_refused(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def test_feedback_is_anchored_in_stem_or_options_only() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("b", "one capital letter"),
+        ("b", "one capital letter from A to J as answer, got 'b'; write it as 'B'"),
+        ("(B).", "; write it as 'B'"),
         ("AB", "one capital letter"),
         # Its reveals would not be taken out of feedback.
         ("K", "one capital letter from A to J"),
@@ -114,6 +115,16 @@ def test_an_answer_that_is_no_option_is_refused(answer: str, message: str) -> No
 def test_options_that_are_written_otherwise_are_told_as_they_are(written: str) -> None:
     refused = FORMAT.refusal(Problem("p", "d", "", f"Which?\n{written.replace('B', 'A')}\n{written}", "B"))
     assert refused is not None and f"found {written!r}; write it as 'B: two', and the other" in refused
+
+
+def test_the_text_of_an_option_is_told_with_its_letter() -> None:
+    refused = FORMAT.refusal(Problem("p", "d", "", "Which?\nA: one\nB: two of it", "two of it"))
+    assert refused is not None and refused.endswith("got 'two of it'; write it as 'B'")
+
+
+def test_one_option_is_no_choice() -> None:
+    refused = FORMAT.refusal(Problem("p", "d", "", "Which?\nA) one\nB: two", "B"))
+    assert refused is not None and "two or more option lines" in refused and "got one, 'B: …'" in refused
 
 
 def test_a_good_row_is_held() -> None:
