@@ -28,11 +28,12 @@ from shared.modeling.checksums import checksum_of
 from shared.modeling.directory import ADAPTER_CONFIG, few
 from shared.modeling.fitting import is_finite
 from shared.modeling.loading import DTYPES, Dtype
-from shared.modeling.plain_lora import read_plain_lora, require_targets
+from shared.modeling.plain_lora import MERGE_IT, read_plain_lora, require_targets
 from shared.modeling.tensorfiles import read_tensors, tensor_bytes, write_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = ADAPTER_CONFIG
+_PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _SIDE = re.compile(r"\.lora_[AB]\.weight$")
 
@@ -157,6 +158,11 @@ def load_adapter(directory: Path, *, brought: bool = False) -> tuple[Adapter, Lo
     brought: it is no version of ours, and to be merged: of whatever floating dtypes it is, it is read as float32.
     """
     config = read_plain_lora(directory)
+    if not (directory / WEIGHTS_FILE).is_file() and (directory / _PICKLED).is_file():
+        raise ModelError(
+            f"expected {WEIGHTS_FILE} in {directory}, found {_PICKLED}, which is not loaded because it can run code: "
+            "convert it with PEFT's save_pretrained"
+        )
     try:
         tensors: Adapter = read_tensors(directory / WEIGHTS_FILE)
     except (OSError, SafetensorError) as broken:
@@ -237,7 +243,10 @@ def _pairs(
     modules = sorted({name.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for name in tensors if _SIDE.search(name)})
     expected = {f"{_PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"}
     if expected != set(tensors):
-        raise ModelError(f"expected lora_A and lora_B of linear layers in {where}; {_difference(expected, tensors)}")
+        advice = f"; {MERGE_IT}" if set(tensors) - expected else ""
+        raise ModelError(
+            f"expected lora_A and lora_B of linear layers in {where}; {_difference(expected, tensors)}{advice}"
+        )
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise ModelError(f"expected finite values in the adapter, found others in {name}: discard this version")

@@ -5,6 +5,7 @@ fit together, in shape, names or ids, is refused by name. The tokens that end a 
 what a trainer finds at the end of a rollout.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,14 +148,25 @@ def load_tokenizer(path: Path, chat_template: str | None) -> PreTrainedTokenizer
         encode(tokenizer, "".join(FIXED_TEXTS))  # some of what its files say is looked at then only
     if chat_template is not None:
         tokenizer.chat_template = _begin(tokenizer) + _template(chat_template)
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = _default_of(tokenizer.chat_template, path)
     if not tokenizer.chat_template:
         raise ModelError(f'{path} brings no chat template: set one, for instance chat_template = "compact"')
-    if isinstance(tokenizer.chat_template, str):
-        tokenizer.chat_template = dated(tokenizer.chat_template)
+    tokenizer.chat_template = dated(tokenizer.chat_template)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"expected the tokenizer in {path} to name an eos token, found none")
     _require_known_ids(tokenizer, vocabulary_size(path), path)
     return tokenizer
+
+
+def _default_of(templates: Mapping[str, str], path: Path) -> str:
+    """Of several that a tokenizer has for different uses. Raises ModelError."""
+    if "default" not in templates:
+        raise ModelError(
+            f"expected a chat template named 'default' of the tokenizer in {path}, which has {few(sorted(templates))}: "
+            'set one of ours, chat_template = "compact", or keep one alone in its chat_template.jinja'
+        )
+    return templates["default"]
 
 
 def _require_known_ids(tokenizer: PreTrainedTokenizerBase, size: int, path: Path) -> None:

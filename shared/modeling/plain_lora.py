@@ -39,7 +39,7 @@ _NO_EFFECT = frozenset(
 _THE_NEWEST = ("revision", "main")
 """The base as it is when nothing is said of it."""
 
-_ADVICE = "merge it into its base with PEFT (merge_and_unload) and name the merged model"
+MERGE_IT = "merge it into its base with PEFT (merge_and_unload) and name the merged model"
 
 Names = str | list[str]
 
@@ -84,7 +84,7 @@ def read_plain_lora(directory: Path) -> PlainLora:
         raise ModelError(f"{file}: {first['loc'][0]}: {first['msg']}, got {got}") from error
     if others := _beyond_plain(found):
         said = few([f"{name} = {shown_json(value)}" for name, value in sorted(others.items())])
-        raise ModelError(f"{file}: expected plain LoRA, A and B on the base as it is, got {said}; {_ADVICE}")
+        raise ModelError(f"{file}: expected plain LoRA, A and B on the base as it is, got {said}; {MERGE_IT}")
     return found
 
 

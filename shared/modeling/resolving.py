@@ -126,8 +126,12 @@ def _base_of(adapter: Path, cache_dir: Path) -> Path:
     name = named_base(adapter)
     try:
         return resolve_model(name, cache_dir)
-    except ModelError as error:
-        raise ModelError(f"the adapter in {adapter} needs its base model, {shown(name)}: {error}") from error
+    except (ModelError, UnavailableError) as error:
+        raised = ModelError if isinstance(error, ModelError) else UnavailableError
+        raise raised(
+            f"the adapter in {adapter} needs its base model, {shown(name)}: {error}. Where the base lies elsewhere, "
+            f"name that as base_model_name_or_path in {adapter / CONFIG_FILE}"
+        ) from error
 
 
 def _download(name: str) -> Path:

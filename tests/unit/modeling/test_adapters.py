@@ -145,6 +145,13 @@ def test_broken_adapters_are_refused(model: PreTrainedModel, tmp_path: Path, spo
         load_adapter(tmp_path)
 
 
+def test_a_pickled_adapter_is_refused_with_what_to_do(model: PreTrainedModel, tmp_path: Path) -> None:
+    save_adapter(tmp_path, trained(model), SPEC, "tiny")
+    (tmp_path / WEIGHTS_FILE).rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"found adapter_model\.bin, which is not loaded .*: convert it"):
+        load_adapter(tmp_path)
+
+
 def test_an_adapter_of_another_base_is_refused(model: PreTrainedModel, tiny_dir: Path) -> None:
     tensors = trained(load_model(tiny_dir, "float32"))
     strangers = {name.replace("layers.1", "layers.7"): tensor for name, tensor in tensors.items()}

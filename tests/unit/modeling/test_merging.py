@@ -12,7 +12,8 @@ from torch import Tensor
 from services.trainer.model.model import StudentModel
 from services.trainer.model.teacher import EmaTeacher
 from services.trainer.model.trained import TrainedAdapter
-from shared.errors import ModelError
+from shared.errors import ModelError, UnavailableError
+from shared.modeling import resolving
 from shared.modeling.adapters import (
     LoraSpec,
     adapter_tensors,
@@ -112,7 +113,10 @@ def test_the_adapters_own_template_takes_the_place_of_the_bases(tuned: Path, bas
     ("named", "says"),
     [
         (None, "expected base_model_name_or_path"),
-        ("no such model", "needs its base model, 'no such model'"),
+        (
+            "no such model",
+            r"needs its base model, 'no such model'.* elsewhere, name that as base_model_name_or_path in",
+        ),
         ("a\0b", r"needs its base model, 'a\\x00b'"),
         ("itself", "names itself"),
         ("another", "shape of model.layers"),
@@ -125,6 +129,32 @@ def test_an_adapter_without_a_base_that_fits_is_refused(
     change_config(tuned, base_model_name_or_path=names.get(str(named), named))
     with pytest.raises(ModelError, match=says):
         resolve_model(str(tuned), tmp_path / "cache")
+
+
+def test_an_adapter_whose_base_cannot_be_fetched_is_told_with_it(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unanswered(*_: object) -> Path:
+        raise UnavailableError("the hub does not answer")
+
+    change_config(tuned, base_model_name_or_path="somebody/base")
+    monkeypatch.setattr(resolving, "fetch", unanswered)
+    with pytest.raises(UnavailableError, match=r"tuned needs its base model, 'somebody/base': the hub does not answer"):
+        resolve_model(str(tuned), tmp_path / "cache")
+
+
+def test_of_several_templates_the_default_one_is_taken(base: Path) -> None:
+    (base / "chat_template.jinja").unlink()
+    file = base / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    named = {"default": "{{ strftime_now('%Y') }}{{ messages[0].content }}", "tool_use": "x"}
+    settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items()]
+    file.write_text(json.dumps(settings))
+    assert load_tokenizer(base, None).chat_template == '{{ "2024" }}{{ messages[0].content }}'
+    del settings["chat_template"][0]
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"named 'default' .*, which has tool_use: set one of ours"):
+        load_tokenizer(base, None)
 
 
 def narrower(directory: Path) -> Path:
