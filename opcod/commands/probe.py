@@ -20,7 +20,7 @@ from opcod.options import (
     paths_for,
     settings_from,
 )
-from opcod.prepare.checks import check_directory, check_name, check_settings
+from opcod.prepare.checks import check_directory, check_name, check_settings, notes_before
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run
 from opcod.probe.probing import probe
@@ -70,6 +70,8 @@ def probe_pair(
     with tempfile.TemporaryDirectory(prefix="opcod-") as directory, interruptible() as interrupted:
         paths = paths_for(Path(directory), name, cache_dir)
         check_settings(paths, settings, takes_steps=False)
+        for note in notes_before(paths, settings):
+            say(f"note: {note}")
         create_run(paths, settings)
         prepare_models(paths, settings, lambda text: say(f"preparing: {text}"), interrupted)
         found = probe(name, paths, plan, say, interrupted)

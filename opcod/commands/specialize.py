@@ -8,7 +8,7 @@ import typer
 
 from opcod.local.progress import make_console, tell
 from opcod.options import CACHE_DIR, CacheDir, ConfigFile, Overrides, Preset, absolute, paths_for, settings_from
-from opcod.prepare.checks import check_settings
+from opcod.prepare.checks import check_settings, notes_before
 from opcod.prepare.models import prepare_models
 from opcod.prepare.run_directory import create_run
 from shared.config.settings import RunSettings
@@ -40,6 +40,8 @@ def specialize(
         paths = paths_for(Path(directory), "specialize", cache_dir)
         students = None if student is None else (student,)
         check_settings(paths, settings, takes_steps=False, students=students)
+        for note in notes_before(paths, settings, students):
+            tell(console, f"note: {note}")
         create_run(paths, settings)
         seconds = prepare_models(
             paths,

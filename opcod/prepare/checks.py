@@ -28,6 +28,7 @@ from shared.errors import ConfigError, PromptError
 from shared.files.state import require_own_state
 from shared.gpus import gpus_here
 from shared.http.addresses import listen
+from shared.problems.coverage import told_of
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.examples import examples_for
 from shared.problems.loading import load_problems
@@ -253,11 +254,14 @@ def _check_served(settings: RunSettings, student: str, model_dir: Path) -> None:
     from shared.modeling.chat import require_told_in_text
     from shared.modeling.loading import load_tokenizer
     from shared.modeling.serving import require_served
+    from shared.modeling.thinking import require_thoughts_in_text
 
     section = settings.students[student]
     require_served(model_dir, section.engine, settings.run.weights, settings.adapts_from(student))
     if settings.learns_from_itself(student):
-        require_told_in_text(load_tokenizer(model_dir, section.chat_template))
+        tokenizer = load_tokenizer(model_dir, section.chat_template)
+        require_told_in_text(tokenizer)
+        require_thoughts_in_text(tokenizer)
 
 
 def replica_notes(settings: RunSettings) -> list[str]:
@@ -270,14 +274,23 @@ def replica_notes(settings: RunSettings) -> list[str]:
     ]
 
 
-def thinking_notes(paths: Paths, settings: RunSettings, *, prepared: bool) -> list[str]:
-    """Of students that think, though their teacher is to be shown the solution.
+def notes_before(paths: Paths, settings: RunSettings, students: Sequence[str] | None = None) -> list[str]:
+    """What a run of checked settings would say of its problems and of these students, by default all, for what comes
+    before it. Raises as `load_problems` and `thinking_notes`."""
+    return [*told_of(load_problems(settings)), *thinking_notes(paths, settings, prepared=False, students=students)]
+
+
+def thinking_notes(
+    paths: Paths, settings: RunSettings, *, prepared: bool, students: Sequence[str] | None = None
+) -> list[str]:
+    """Of students, by default all, that think, though their teacher is to be shown the solution.
 
     prepared: their models are those that were prepared for this run, else those of the settings that are on this
     machine already. Raises ConfigError where packages are missing here, ModelError for a model that cannot be used.
     """
     shown = settings.run.method in PRIVILEGED
-    names = [name for name, student in settings.students.items() if shown and student.engine != "scripted"]
+    wanted = settings.names if students is None else students
+    names = [name for name in wanted if shown and settings.students[name].engine != "scripted"]
     if not names:
         return []
     require_model_packages("a look at chat templates")

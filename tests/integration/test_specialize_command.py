@@ -13,7 +13,8 @@ pytestmark = pytest.mark.usefixtures("forking")
 
 
 def specialize(cache: Path, model: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    settings = [f"students.{student}.model={model}" for student in "ab"]
+    values = (f"model={model}", "chat_template=none")
+    settings = [f"students.{student}.{value}" for student in "ab" for value in values]
     command = [sys.executable, "-m", "opcod.main", "specialize", "--preset", "smoke", "--cache-dir", str(cache)]
     command += [part for setting in [*settings, "lora.first_layer=0", "lora.rank=2"] for part in ("--set", setting)]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
@@ -27,12 +28,16 @@ def rows(path: Path, answer: str) -> Path:
 
 def test_one_student_is_tuned_on_the_file_and_cached_by_its_content(tmp_path: Path) -> None:
     model, cache = write_tiny_model(tmp_path / "model"), tmp_path / "cache"
+    template = model / "chat_template.jinja"
+    template.write_text(f"{template.read_text()}{{% if add_generation_prompt %}}<think>{{% endif %}}")
     file = rows(tmp_path / "examples.jsonl", "The thin one.")
     first = specialize(cache, model, "--student", "a", "--examples", str(file))
     assert first.returncode == 0, first.stderr
     (made,) = (path for path in (cache / "specialists").iterdir() if path.is_dir())
     assert f'a: {{"path":"{made}"' in first.stdout
     assert "b: {" not in first.stdout, "the other student was not asked for"
+    assert "note: student a thinks before it answers" in " ".join(first.stdout.split())
+    assert "student b thinks" not in first.stdout
     assert (made / "model.safetensors").read_bytes() != (model / "model.safetensors").read_bytes()
 
     file.rename(tmp_path / "renamed.jsonl")

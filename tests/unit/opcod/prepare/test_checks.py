@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from opcod.planning import disk
-from opcod.prepare.checks import check_settings
+from opcod.prepare.checks import check_settings, notes_before
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.errors import ConfigError, ModelError
@@ -45,6 +45,18 @@ def test_of_one_student_alone_no_other_one_s_model_and_engine_are_looked_for(
     check_settings(paths, settings, takes_steps=False, students=("a",))
     with pytest.raises(ConfigError, match="GB free"):
         check_settings(paths, settings, takes_steps=False)
+
+
+@pytest.mark.model
+def test_what_comes_before_a_run_is_told_what_the_run_would_say(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "thinking")
+    (model / "chat_template.jinja").write_text("{{ messages[-1].content }}<think>")
+    both = [f"students.{name}.{value}" for name in "ab" for value in (f"model={model}", "chat_template=none")]
+    settings = load_settings(preset="smoke", overrides=both, environ={})
+    paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
+    for students, named in ((None, "ab"), (("b",), "b")):
+        told = notes_before(paths, settings, students)
+        assert [note.partition(" before it answers")[0] for note in told] == [f"student {s} thinks" for s in named]
 
 
 @pytest.mark.model
