@@ -9,6 +9,8 @@ model would be another model than the student for tens of steps (docs/method.md,
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -58,7 +60,9 @@ def resolve_model(name: str, cache_dir: Path) -> Path:
         _require_hub_id(name)
         found = _download(name)
     if is_adapter(found):
-        return ensure_merged(found, _base_of(found, cache_dir), cache_dir)
+        with _named_base(found) as name:
+            base = resolve_model(name, cache_dir)
+        return ensure_merged(found, base, cache_dir)
     return checked_directory(found)
 
 
@@ -75,7 +79,8 @@ def find_model(name: str, cache_dir: Path) -> Path | None:
         return None
     if not is_adapter(local):
         return checked_directory(local)
-    base = find_model(named_base(local), cache_dir)
+    with _named_base(local) as name:
+        base = find_model(name, cache_dir)
     merged = None if base is None else merged_directory(local, base, cache_dir)
     return merged if merged is not None and merged.is_dir() else None
 
@@ -122,10 +127,12 @@ def named_base(adapter: Path) -> str:
     return name
 
 
-def _base_of(adapter: Path, cache_dir: Path) -> Path:
+@contextmanager
+def _named_base(adapter: Path) -> Iterator[str]:
+    """The same for who looks for it now, whose ModelError and UnavailableError say whose base it is."""
     name = named_base(adapter)
     try:
-        return resolve_model(name, cache_dir)
+        yield name
     except (ModelError, UnavailableError) as error:
         raised = ModelError if isinstance(error, ModelError) else UnavailableError
         raise raised(

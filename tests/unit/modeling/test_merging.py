@@ -129,6 +129,9 @@ def test_an_adapter_without_a_base_that_fits_is_refused(
     change_config(tuned, base_model_name_or_path=names.get(str(named), named))
     with pytest.raises(ModelError, match=says):
         resolve_model(str(tuned), tmp_path / "cache")
+    if "needs its base" in says:
+        with pytest.raises(ModelError, match=says):
+            find_model(str(tuned), tmp_path / "cache")
 
 
 def test_an_adapter_whose_base_cannot_be_fetched_is_told_with_it(
