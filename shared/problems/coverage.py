@@ -1,5 +1,5 @@
-"""What is to be told of a problem set that can be used all the same: answers that contradict each other, and languages
-that the rules which take answers out of feedback do not know.
+"""What is to be told of a problem set that can be used all the same: answers that contradict each other or
+themselves, and languages that the rules which take answers out of feedback do not know.
 
 They know the forms of `shared/method/languages.py`. In any other language a tutor's "the answer is B" reaches the
 tutee, and nothing else would tell.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from shared.errors import shown
 from shared.method.languages import LANGUAGES, language_of
+from shared.problems.leaks import same_options
 from shared.problems.problem import ProblemSet
 
 LEAST_SHARE = 0.05
@@ -29,7 +30,8 @@ _COVERED = frozenset(language.name for language in LANGUAGES)
 
 def told_of(problems: ProblemSet) -> list[str]:
     """A sentence each, without its full stop, for who begins something with them."""
-    return [told for told in (contradictions(problems), uncovered_languages(problems)) if told is not None]
+    looks = (contradictions, doubled_options, uncovered_languages)
+    return [told for look in looks if (told := look(problems)) is not None]
 
 
 def contradictions(problems: ProblemSet) -> str | None:
@@ -41,6 +43,18 @@ def contradictions(problems: ProblemSet) -> str | None:
         "problems that ask what another one of their partition asks, and have another answer: "
         f"{len(problems.contradicted)}, first {again} as {first}; whoever is right on one is wrong on the other, keep "
         "the one with the right answer"
+    )
+
+
+def doubled_options(problems: ProblemSet) -> str | None:
+    """A sentence about questions whose right option stands there under another letter, too; None if there are none."""
+    doubled = [each.id for each in problems.all_problems() if len(same_options(each.question, each.answer)) > 1]
+    if not doubled:
+        return None
+    return (
+        f"problems whose right option stands there under another letter, too: {len(doubled)}, first "
+        f"{shown(doubled[0])}; whoever answers with that one is graded wrong, give it another text, or leave the "
+        "problem out"
     )
 
 

@@ -59,6 +59,13 @@ def rough_key(question: str) -> str:
     return _of_parts(question, lambda part: _NON_WORD.sub("", one_spelling(part)))
 
 
+def _options(question: str) -> dict[str, str]:
+    """By letter, with all of its lines; of the last one, behind which a request may stand, the first."""
+    lines = list(_OPTION_LINE.finditer(question))
+    ends = [line.start() for line in lines[1:]] + [line.end() for line in lines[-1:]]
+    return {line[0][0]: question[line.start(1) : end].strip() for line, end in zip(lines, ends, strict=True)}
+
+
 def _of_parts(question: str, key: Callable[[str], str]) -> str:
     options = _OPTION_LINE.findall(question)
     if len(options) < 2:
@@ -86,10 +93,17 @@ def refuse_shared_questions(name: str, asked: Sequence[tuple[str, str, str]]) ->
     return [places for places in again.values() if len(places) > 1]
 
 
+def same_options(question: str, letter: str) -> str:
+    """The letters under which a question has the text of that option; "" where it has no such option."""
+    options = _options(question)
+    text = options.get(letter)
+    return "".join(each for each, other in options.items() if other == text) if text else ""
+
+
 def answer_key(question: str, answer: str) -> str:
     """What two answers to one question share: of an option's letter what it stands for, as options may be in another
     order."""
-    options = {line[0][0]: line[1] for line in _OPTION_LINE.finditer(question)}
+    options = _options(question)
     return leak_key(options[answer]) if answer in options else answer
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from shared.config.loading import load_settings
 from shared.errors import ConfigError, ProblemSetError
-from shared.problems.coverage import contradictions
+from shared.problems.coverage import contradictions, told_of
 from shared.problems.evaluation import evaluated_problems
 from shared.problems.generated import PerKind, generate
 from shared.problems.loading import load_problem_set
@@ -297,6 +297,17 @@ def test_a_question_that_is_asked_again_with_another_answer_is_told(tmp_path: Pa
     assert told is not None and "another answer: 1, first 'other' as 'same'; " in told
     del rows["train"][3]
     assert contradictions(load_problem_set(_write(tmp_path, rows), "mcq")) is None
+
+
+def test_a_right_option_that_stands_under_two_letters_is_told(tmp_path: Path) -> None:
+    rows = _rows()
+    for part, problems in rows.items():
+        for row in problems:
+            row |= {"question": f"{part} {row['domain']}?\nA: Co\nB: CO\nC: x\ny\nD: x\nE: x\nSay why.", "answer": "A"}
+    assert told_of(load_problem_set(_write(tmp_path, rows), "mcq")) == []
+    rows["test"][1]["answer"] = "D"
+    [told] = told_of(load_problem_set(_write(tmp_path, rows), "mcq"))
+    assert "under another letter, too: 1, first 'test acids'; whoever" in told
 
 
 def test_a_directory_needs_a_format(tmp_path: Path) -> None:
