@@ -3,10 +3,11 @@
 Removed with any integer: `answer is 11`, `= 11` after arithmetic (`14 - 3 = 11`), `\\boxed{11}`, `#### 11`,
 `<answer>11</answer>`, `<<14-3=11>>11`.
 Removed where 11 is the answer, in whatever digits, groups, markup or words (`１１`, `١١`, `11.0`, `**11**`, `eleven`,
-`11/1`, `$11`, `11^\\circ`): what joins it (`= 11`, `≈ 11`, `gives 11`, `equal to 11`, `it's 11`), what calls it right
+`11/1`, `$11`, `11^\\circ`): what joins it (`= 11`, `≈ 11`, `gives 11`, `has 11 left`, `it's 11`), what calls it right
 (`11 is the answer`, `11 = pOH`, `not 12 but 11`), and a sentence that is nothing else; the same in the languages of
-`method/languages.py`. An integer that an operator follows begins a formula and stays: `pOH = 14 - pH`. What always
-holds: characters are only removed, never changed or reordered.
+`method/languages.py`. An integer that an operator follows begins a formula and stays: `pOH = 14 - pH`. So does one that
+English words join as the question itself does: `Tom gave 11 eggs to Ann`. What always holds: characters are only
+removed, never changed or reordered.
 """
 
 import re
@@ -86,8 +87,8 @@ _JOINS = (
     r"(?:(?:(?:is|are|be)\s)?equal(?:s|l?ed|l?ing)?(?:\sto)?|g(?:iv(?:es?|ing)|ave)(?:\s(?:you|us|me))?|ma(?:k(?:es?|ing)|de)"
     r"|yield(?:s|ed|ing)?|g[eo]t(?:s|ting|ten)?|obtain(?:s|ed|ing)?|bec(?:omes?|ame)|c(?:om(?:es?|ing)|ame)\s(?:out\s)?(?:to|as|at)"
     r"|amount(?:s|ed)?\sto|total(?:s|l?ed)?|result(?:s|ed|ing)?\sin|le(?:ad(?:s|ing)?|d)\sto|i\.e\.,?"
-    r"|(?:turn|work)(?:s|ed)?\sout\s(?:to\sbe|to|as|at)|(?:evaluate|simplifie|reduce)[sd]\sto|le(?:av(?:es?|ing)|ft)"
-    r"|f(?:ind(?:s|ing)?|ound)|reach(?:es|ed|ing)?|arriv(?:es?|ed|ing)\sat|end(?:s|ed|ing)?\sup\s(?:with|at|as)"
+    r"|(?:turn|work)(?:s|ed)?\sout\s(?:to\sbe|to|as|at)|(?:evaluate|simplifie|reduce)[sd]\sto|le(?:av(?:es?|ing)|ft)(?:\s(?:her|him|them|you|us))?"
+    r"|f(?:ind(?:s|ing)?|ound)|reach(?:es|ed|ing)?|arriv(?:es?|ed|ing)\sat|end(?:s|ed|ing)?(?:\sup)?\s(?:with|at|as)|remains?"
     r"|expect(?:s|ed|ing)?|is|are|was|were|be|ha(?:ve|s|d)(?:\sbeen)?)"
 )
 _CALLED = (
@@ -116,6 +117,7 @@ _OPERAND = re.compile(
 _WORD = re.compile(rf"{_SPELLED}+|(?<!\w){INTEGER_TEXT}{INTEGER_ENDS}|\d+|[^\W\d_]+")
 _WORD_BEHIND = re.compile(r"[\s*_$]{1,4}([^\W\d_]{1,30})")
 _HAS = frozenset({"has", "have", "had"})
+_HANDED = frozenset({"gave", "left"})
 _IS = frozenset({"is", "are", "was", "were", "be", "equal", "equals", "equalled"})
 
 
@@ -286,7 +288,7 @@ def _is_given(found: re.Match[str], answer: str, asked: str) -> bool:
     said = _words(found.group(), answer)
     if behind := _WORD_BEHIND.match(seen, ends):
         said += _words(behind[1], answer)
-    if not _HAS.isdisjoint(said):
+    if not _HAS.isdisjoint(said) or said[0] in _HANDED:
         said = said[-2:]  # the number and of what: `it has 12 protons` may be told in other words
     elif said[0] in _IS or said[0] == answer:
         # Without what it is the number of, `is 12` and `: 12` are said of the answer as well.

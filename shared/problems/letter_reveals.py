@@ -1,10 +1,10 @@
 """Taking the letter of the right option out of a feedback, where a sentence points at it.
 
 `shared/method/reveals.py` takes out what names any option as the answer. What merely points at one (`corresponds to
-option D`, `not B but D`, `D remains`) is as often said of the wrong one that a peer chose, and is part of a review: it
-goes only where the option is the right one. Ordinary mentions of it stay (`option D is too low`), and so do symbols and
-names (`D = 3 m`, `A + B → C`, `the value of D remains constant`). English only. What always holds: characters are only
-removed.
+option D`, `not B but D`, `gives 3 m (option D)`) is as often said of the wrong one that a peer chose, and is part of a
+review: it goes only where the option is the right one. Ordinary mentions of it stay (`option D is too low`), and so do
+symbols and names (`D = 3 m`, `A + B → C`, `the value of D remains constant`). English only. What always holds:
+characters are only removed.
 """
 
 import re

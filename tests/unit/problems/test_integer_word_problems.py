@@ -45,6 +45,9 @@ from tests.fakes.timed import LINEAR, growth
         ("Add both. The result, 12, is small.", "12", "Add both., is small."),
         ("Add both. She has 12 left.", "12", "Add both. She."),
         ("Add both. With twelve left, she bakes.", "12", "Add both., she bakes."),
+        ("Add both. It leaves her 12.", "12", "Add both."),
+        ("Add both. There remain 12.", "12", "Add both. There."),
+        ("Add both. She ends with 12.", "12", "Add both. She."),
         ("Add both. 12 eggs remain.", "12", "Add both."),
         ("Add both. Water has 12 neutrons.", "12", "Add both. Water."),
         ("Add both. Note that 13 ≠ 12.", "12", "Add both. Note that 13."),
@@ -83,6 +86,7 @@ ASKED = "Tom gave 12 eggs to Ann, who left twelve on a plate of mass 12 kg. An a
     "text",
     [
         "You missed that she gave twelve eggs away.",
+        "Ann left 12 eggs.",
         "Ann left 12 on a plate.",
         "The plate has a mass of 12 kg.",
         "It has 12 protons.",
