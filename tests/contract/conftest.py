@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from shared.bus.keys import Keys
 from shared.bus.redis import RedisBus
+from tests.contract.ageing import Ageing, MemoryAgeing, RedisAgeing
 from tests.contract.messages import QUEUES, RESULT_QUEUE
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
+from tests.fakes.student import HandClock
 from tests.fakes.valkey import ValkeyServer
 
-LEASE_S = 0.3
+LEASE_S = 60.0
+"""No machine stands still so long: a lease runs out where a test lets it grow old (`World.age`), and nowhere else."""
 
 AnyBus = MemoryBus | RedisBus
 _RUNS = itertools.count()
@@ -22,11 +26,17 @@ _RUNS = itertools.count()
 
 @dataclass(frozen=True)
 class World:
-    """open: another process's bus on the same run. put_raw: bytes on a queue that no service would send."""
+    """open: another process's bus on the same run. put_raw: bytes on a queue that no service would send. ageing: of
+    what the server holds."""
 
+    ageing: Ageing
     open: Callable[[], AnyBus]
     put_raw: Callable[[str, bytes], None]
     lose_everything: Callable[[], None]
+
+    def expire(self) -> None:
+        """Every lease of a message runs out."""
+        self.ageing.age(LEASE_S * 1.2)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +48,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def redis_bus(url: str, run: str, *, event_cap: int = 100_000) -> RedisBus:
-    return RedisBus(url, run, lease_s=LEASE_S, deadline_s=2, event_cap=event_cap)
+    return RedisBus(url, run, lease_s=LEASE_S, deadline_s=20, event_cap=event_cap)
 
 
 @pytest.fixture
@@ -65,20 +75,22 @@ def world(request: pytest.FixtureRequest, run: str) -> Iterator[World]:
     def lose_everything() -> None:
         opened[0].link.client.flushall()
 
-    yield World(open_bus, put_raw, lose_everything)
+    with RedisBus(url, run).link.client as client:
+        yield World(RedisAgeing(client, Keys(run)), open_bus, put_raw, lose_everything)
     for bus in opened:
         with suppress(OSError):
             bus.close()
 
 
 def _memory_world() -> World:
-    server = MemoryServer()
+    clock = HandClock()
+    server = MemoryServer(clock)
 
     def put_raw(queue: str, data: bytes) -> None:
         with server.changed:
             server.queue(queue).add(data)
 
-    return World(lambda: MemoryBus(server, lease_s=LEASE_S), put_raw, server.flush)
+    return World(MemoryAgeing(server, clock), lambda: MemoryBus(server, lease_s=LEASE_S), put_raw, server.flush)
 
 
 @pytest.fixture

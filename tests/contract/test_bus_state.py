@@ -10,7 +10,7 @@ from shared.bus.keys import LEADER, RESULTS, trainer_lease
 from shared.bus.port import Commit, Delivery
 from shared.contracts.heartbeats import Heartbeat
 from shared.errors import ConfigError, FencedError, StorageError, UnavailableError
-from tests.contract.conftest import LEASE_S, AnyBus, World
+from tests.contract.conftest import AnyBus, World
 from tests.contract.messages import (
     BROKER_GROUP,
     RESULT_QUEUE,
@@ -117,7 +117,7 @@ def test_the_revision_grows_by_one(broker: AnyBus, revision: int) -> None:
 
 def test_an_event_that_is_not_in_hand_any_more_is_not_committed(broker: AnyBus, world: World) -> None:
     commit = full_commit(broker)
-    time.sleep(LEASE_S * 1.2)
+    world.expire()
     (stolen,) = world.open().take(RESULT_QUEUE, "broker-1", limit=1, block_s=0)
     with pytest.raises(FencedError, match=r"one\.started"):
         broker.commit(commit)
@@ -168,16 +168,16 @@ def test_a_token_is_above_the_floor_and_above_every_earlier_one(bus: AnyBus) -> 
     assert bus.acquire_lease("a", "x", ttl_s=30, floor=3) == 43
 
 
-def test_a_lease_runs_out_unless_renewed(bus: AnyBus) -> None:
-    token = bus.acquire_lease("a", "trainer-0", ttl_s=0.2)
+def test_a_lease_runs_out_unless_renewed(bus: AnyBus, world: World) -> None:
+    token = bus.acquire_lease("a", "trainer-0", ttl_s=30)
     assert token is not None
     for _ in range(3):
-        time.sleep(0.1)
-        assert bus.renew_lease("a", "trainer-0", token, ttl_s=0.2) is True
-        assert bus.acquire_lease("a", "trainer-1", ttl_s=0.2) is None
-    time.sleep(0.25)
-    assert bus.renew_lease("a", "trainer-0", token, ttl_s=0.2) is True, "nobody took it since"
-    time.sleep(0.25)
+        world.ageing.age(15)
+        assert bus.renew_lease("a", "trainer-0", token, ttl_s=30) is True
+        assert bus.acquire_lease("a", "trainer-1", ttl_s=30) is None
+    world.ageing.age(35)
+    assert bus.renew_lease("a", "trainer-0", token, ttl_s=30) is True, "nobody took it since"
+    world.ageing.age(35)
     assert bus.acquire_lease("a", "trainer-1", ttl_s=30) == token + 1
     assert bus.renew_lease("a", "trainer-0", token, ttl_s=30) is False
 
@@ -202,17 +202,16 @@ def test_turns_go_in_the_order_of_asking(bus: AnyBus) -> None:
     assert [ask("a"), ask("d"), ask("c")] == [None, None, second + 1]
 
 
-def test_who_died_while_it_waited_or_had_its_turn_is_passed_over(bus: AnyBus) -> None:
-    assert bus.ask_turn("card", "a", ttl_s=0.3) is not None
-    assert bus.ask_turn("card", "b", ttl_s=0.3) is None
-    assert bus.ask_turn("card", "c", ttl_s=0.3) is None
-    deadline = time.monotonic() + 10
+def test_who_died_while_it_waited_or_had_its_turn_is_passed_over(bus: AnyBus, world: World) -> None:
+    assert bus.ask_turn("card", "a", ttl_s=30) is not None
+    assert bus.ask_turn("card", "b", ttl_s=30) is None
+    assert bus.ask_turn("card", "c", ttl_s=30) is None
     # Neither a, which has it, nor b, which is next, says anything more.
-    while (token := bus.ask_turn("card", "c", ttl_s=0.3)) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert token == 2
-    assert bus.waiting("card", ttl_s=0.3) == []
+    world.ageing.age(20)
+    assert bus.ask_turn("card", "c", ttl_s=30) is None
+    world.ageing.age(20)
+    assert bus.ask_turn("card", "c", ttl_s=30) == 2
+    assert bus.waiting("card", ttl_s=30) == []
 
 
 # Weights -------------------------------------------------------------------------------------------------
@@ -237,9 +236,9 @@ def test_announcing_again_only_answers_again(broker: AnyBus, steps: int) -> None
     assert announced(broker) == ["a.2.done", f"a.{steps}.done"]
 
 
-def test_a_stale_trainer_cannot_publish(broker: AnyBus) -> None:
-    old = broker.acquire_lease(trainer_lease("a"), "trainer-0", ttl_s=0.05)
-    time.sleep(0.1)
+def test_a_stale_trainer_cannot_publish(broker: AnyBus, world: World) -> None:
+    old = broker.acquire_lease(trainer_lease("a"), "trainer-0", ttl_s=30)
+    world.ageing.age(35)
     new = broker.acquire_lease(trainer_lease("a"), "trainer-1", ttl_s=30)
     assert old is not None and new is not None
     with pytest.raises(FencedError, match=f"token {old}"):
@@ -276,10 +275,10 @@ def test_a_reader_of_events_is_woken(bus: AnyBus, world: World) -> None:
     writer = threading.Timer(0.1, world.open().emit, args=(status(1),))
     writer.start()
     begin = time.monotonic()
-    ((_, event),) = bus.read_events("0", count=9, block_s=5)
+    ((_, event),) = bus.read_events("0", count=9, block_s=60)
     writer.join()
     assert event == status(1)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 30
 
 
 def test_reading_events_ends_after_the_wait(bus: AnyBus) -> None:
@@ -294,12 +293,12 @@ def test_a_cursor_that_is_not_an_id_is_refused(bus: AnyBus, after: str) -> None:
         bus.read_events(after, count=1, block_s=0)
 
 
-def test_heartbeats_go_when_they_are_not_renewed(bus: AnyBus) -> None:
+def test_heartbeats_go_when_they_are_not_renewed(bus: AnyBus, world: World) -> None:
     beats = [Heartbeat(service="student", replica=str(n), state="ready", at=1.0) for n in range(2)]
-    bus.beat(beats[0], ttl_s=0.15)
-    bus.beat(beats[1], ttl_s=30)
+    bus.beat(beats[0], ttl_s=30)
+    bus.beat(beats[1], ttl_s=600)
     assert bus.heartbeats() == beats
-    time.sleep(0.2)
+    world.ageing.age(35)
     assert bus.heartbeats() == [beats[1]]
 
 

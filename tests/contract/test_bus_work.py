@@ -21,10 +21,10 @@ from tests.contract.messages import (
     output,
 )
 from tests.contract.taking import keys, results, take
+from tests.fakes.waiting import wait_until
 
-
-def expire() -> None:
-    time.sleep(LEASE_S * 1.2)
+BLOCK_S = 60.0
+"""For who is woken long before: after less than half of it, even where the machine stands still for a while."""
 
 
 def test_what_is_published_is_delivered_as_it_was(queues: AnyBus) -> None:
@@ -52,10 +52,10 @@ def test_no_more_than_the_limit_even_when_woken_by_two_queues(queues: AnyBus) ->
 
     sender = threading.Thread(target=send)
     sender.start()
-    first = take(queues, limit=1, block_s=3)
+    first = take(queues, limit=1, block_s=BLOCK_S)
     sender.join()
     assert len(first) == 1
-    assert len(take(queues, limit=1, block_s=3)) == 1
+    assert len(take(queues, limit=1, block_s=BLOCK_S)) == 1
 
 
 def test_take_waits_only_when_nothing_is_there(queues: AnyBus) -> None:
@@ -64,8 +64,8 @@ def test_take_waits_only_when_nothing_is_there(queues: AnyBus) -> None:
     assert time.monotonic() - begin >= 0.2
     queues.publish(ROLLOUTS, job("one"))
     begin = time.monotonic()
-    assert keys(take(queues, block_s=5)) == ["one"]
-    assert time.monotonic() - begin < 1
+    assert keys(take(queues, block_s=BLOCK_S)) == ["one"]
+    assert time.monotonic() - begin < BLOCK_S / 2
 
 
 def test_a_group_starts_at_the_first_message_and_is_created_once(queues: AnyBus) -> None:
@@ -108,25 +108,29 @@ def test_another_consumer_steals_after_the_lease_and_not_before(queues: AnyBus, 
     queues.publish(ROLLOUTS, job("one"))
     take(queues)
     other = world.open()
+    world.ageing.age(LEASE_S / 2)
     assert take(other, "replica-1") == []
-    expire()
-    (stolen,) = take(other, "replica-1")
+    world.expire()
+    (stolen,) = take(other, "replica-1", block_s=BLOCK_S)
     assert (stolen.message.key, stolen.attempt) == ("one", 2)
 
 
 def test_a_waiting_consumer_notices_an_expired_lease(queues: AnyBus, world: World) -> None:
     queues.publish(ROLLOUTS, job("one"))
     take(queues)
+    later = threading.Timer(0.1, world.expire)
+    later.start()
     begin = time.monotonic()
-    assert keys(take(world.open(), "replica-1", block_s=5)) == ["one"]
-    assert LEASE_S * 0.8 <= time.monotonic() - begin < LEASE_S + 1
+    assert keys(take(world.open(), "replica-1", block_s=BLOCK_S)) == ["one"]
+    assert time.monotonic() - begin < BLOCK_S / 2
+    later.join()
 
 
 def test_one_expired_message_behind_many_renewed_ones_is_found(queues: AnyBus, world: World) -> None:
     for number in range(40):
         queues.publish(ROLLOUTS, job(f"j{number}"))
     taken = take(queues, limit=40)
-    expire()
+    world.expire()
     queues.renew(taken[:-1])
     assert keys(take(world.open(), "replica-1", limit=1)) == ["j39"]
 
@@ -134,7 +138,7 @@ def test_one_expired_message_behind_many_renewed_ones_is_found(queues: AnyBus, w
 def test_late_completion_changes_nothing(queues: AnyBus, world: World) -> None:
     queues.publish(ROLLOUTS, job("one"))
     (stalled,) = take(queues)
-    expire()
+    world.expire()
     other = world.open()
     (stolen,) = take(other, "replica-1")
     ref, data = output("one", "late")
@@ -165,7 +169,7 @@ def test_an_expired_message_in_hand_is_renewed_and_not_taken_again_by_its_own_pr
     for name in ("one", "two"):
         queues.publish(ROLLOUTS, job(name))
     held = take(queues, limit=1)
-    expire()
+    world.expire()
     assert keys(take(queues)) == ["two"], "what is in hand keeps nothing else back"
     assert take(world.open(), "replica-1") == []
     assert queues.renew(held) == held
@@ -176,9 +180,9 @@ def test_an_expired_message_in_hand_is_renewed_and_not_taken_again_by_its_own_pr
 def test_ending_what_was_lost_leaves_a_later_attempt_in_hand(queues: AnyBus, world: World) -> None:
     queues.publish(ROLLOUTS, job("one"))
     (first,) = take(queues)
-    expire()
+    world.expire()
     assert keys(take(world.open(), "replica-1")) == ["one"]
-    expire()
+    world.expire()
     (third,) = take(queues)
     queues.release(first)
     assert take(queues) == []
@@ -224,22 +228,20 @@ def test_completion_is_refused_whole_when_the_answer_has_no_reader(bus: AnyBus) 
 def test_renewal_keeps_the_lease(queues: AnyBus, world: World) -> None:
     queues.publish(ROLLOUTS, job("one"))
     taken = take(queues)
-    other = world.open()
     for _ in range(4):
-        time.sleep(LEASE_S / 2)
+        world.ageing.age(LEASE_S / 2)
         assert queues.renew(taken) == taken
-        assert take(other, "replica-1") == []
+        assert take(world.open(), "replica-1") == []
     assert queues.complete(taken[0]) is True
 
 
 def test_taking_more_does_not_renew_what_is_held(queues: AnyBus, world: World) -> None:
     queues.publish(ROLLOUTS, job("one"))
-    taken_s = time.monotonic()
     take(queues)
-    while time.monotonic() < taken_s + LEASE_S / 3:
-        take(queues, limit=5)
-        time.sleep(LEASE_S / 12)
-    time.sleep(max(0.0, taken_s + LEASE_S * 1.1 - time.monotonic()))
+    for _ in range(2):
+        world.ageing.age(LEASE_S * 0.4)
+        assert take(queues, limit=5) == []
+    world.ageing.age(LEASE_S * 0.4)
     assert keys(take(world.open(), "replica-1")) == ["one"]
 
 
@@ -247,7 +249,7 @@ def test_renewal_tells_what_was_lost_and_does_not_bring_it_back(queues: AnyBus, 
     for name in ("one", "two"):
         queues.publish(ROLLOUTS, job(name))
     one, two = take(queues)
-    expire()
+    world.expire()
     other = world.open()
     (stolen,) = take(other, "replica-1", limit=1)
     assert queues.renew([one, two]) == [two]
@@ -258,13 +260,15 @@ def test_renewal_tells_what_was_lost_and_does_not_bring_it_back(queues: AnyBus, 
 def test_a_handler_slower_than_its_lease_has_exactly_one_attempt(queues: AnyBus, world: World) -> None:
     queues.publish(ROLLOUTS, job("slow"))
     other = world.open()
-    with LeaseKeeper(queues, lease_s=LEASE_S) as keeper:
+    with LeaseKeeper(queues, lease_s=0.1) as keeper:
         (delivery,) = take(queues)
         lost = keeper.hold(delivery)
-        stolen = take(other, "replica-1", block_s=LEASE_S * 5)
+        for _ in range(4):
+            world.ageing.age(LEASE_S / 2)
+            wait_until(lambda: world.ageing.unrenewed_s() < LEASE_S / 3, "the next renewal")
+            assert take(world.open(), "replica-1") == []
         assert not lost.is_set()
         assert queues.complete(delivery, announce=(RESULTS, done("slow"))) is True
-    assert stolen == []
     assert delivery.attempt == 1
     assert results(other) == ["slow.done"]
 
@@ -302,11 +306,11 @@ def test_what_is_handed_over_goes_to_that_consumer_alone_and_tells_who_refused_i
     assert third.complete(last) and queues.queue_depth(ROLLOUTS, STUDENTS_GROUP) == (0, 0)
 
 
-def test_what_was_handed_to_a_dead_consumer_is_stolen_after_the_lease(queues: AnyBus) -> None:
+def test_what_was_handed_to_a_dead_consumer_is_stolen_after_the_lease(queues: AnyBus, world: World) -> None:
     queues.publish(ROLLOUTS, job("one"))
     (refused,) = take(queues, "replica-0")
     queues.hand_over(refused, "gone")
     assert take(queues, "replica-0") == []
-    expire()
-    (again,) = take(queues, "replica-0")
+    world.expire()
+    (again,) = take(queues, "replica-0", block_s=BLOCK_S)
     assert (again.attempt, again.refused_by) == (1, ("replica-0",))

@@ -9,6 +9,7 @@ import pytest
 from shared.bus.keys import LEADER, RESULTS, jobs
 from shared.bus.port import WAIT_SLICE_S, Commit
 from shared.bus.redis import RedisBus
+from shared.bus.redis_work import DEADLINE_S
 from shared.contracts.jobs import JobKind, PayloadRef
 from shared.errors import ConfigError, StorageError, UnavailableError
 from tests.contract.conftest import redis_bus
@@ -43,12 +44,12 @@ def test_who_finds_nothing_again_and_again_asks_with_one_command_and_hears_of_wh
     (taken,) = bus.take(queues, "replica-0", limit=1, block_s=0)
     assert taken.message.key == "one" and scripts() > before
     assert bus.take(queues, "replica-0", limit=1, block_s=0) == []
-    before, until = scripts(), time.monotonic() + WAIT_SLICE_S / 2
-    turns = 0
-    while time.monotonic() < until:
+    before, began_s = scripts(), time.monotonic()
+    for _ in range(TURNS):
         assert bus.take(queues, "replica-0", limit=1, block_s=0) == []
-        turns += 1
-    assert turns > 1 and scripts() == before
+    # One that is due by now, and more where the machine stood still meanwhile.
+    looks = 1 + (time.monotonic() - began_s) / WAIT_SLICE_S
+    assert scripts() - before <= len(queues) * looks < len(queues) * TURNS
     other = RedisBus(redis_url, run, lease_s=60.0, deadline_s=10.0)
     assert other.take(queues, "replica-1", limit=1, block_s=0) == []
     bus.release(taken)
@@ -57,6 +58,8 @@ def test_who_finds_nothing_again_and_again_asks_with_one_command_and_hears_of_wh
     for each in (bus, other):
         each.close()
 
+
+TURNS = 100
 
 WRONG = ["state", "revision", "events", "serve:a", "res:a:s17", ROLLOUTS]
 
@@ -155,7 +158,7 @@ def test_a_server_that_is_not_there_is_named_within_the_deadline() -> None:
     begin = time.monotonic()
     with pytest.raises(UnavailableError) as raised:
         bus.publish(ROLLOUTS, job("one"))
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < DEADLINE_S / 2, "its own, not what is usual"
     assert f"redis://127.0.0.1:{port}/0 did not answer publish within 0.3 s" in str(raised.value)
     assert "secret" not in str(raised.value)
 
