@@ -8,38 +8,33 @@ from redis.exceptions import ResponseError
 
 from shared.bus.keys import Keys
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.student import HandClock
+from tests.fakes.bus.outliving import pass_s
 
 
 class Ageing(Protocol):
     def age(self, seconds: float) -> None:
         """Leases of messages and names, heartbeats and places in a line are older by so much."""
 
-    def unrenewed_s(self) -> float:
-        """How long ago the messages in hand were renewed, the oldest one; 0 where there is none."""
+    def left_s(self, lease_s: float) -> float:
+        """Until the first of the messages in hand is anybody's, of which each is held for `lease_s`."""
 
 
 class MemoryAgeing:
-    def __init__(self, server: MemoryServer, clock: HandClock) -> None:
+    def __init__(self, server: MemoryServer) -> None:
         self._server = server
-        self._clock = clock
 
     def age(self, seconds: float) -> None:
-        with self._server.changed:
-            self._clock.now_s += seconds
+        pass_s(self._server, seconds)
 
-    def unrenewed_s(self) -> float:
-        with self._server.changed:
-            groups = [group for queue in self._server.queues.values() for group in queue.groups.values()]
-            renewed = [entry.renewed_s for group in groups for entry in group.pending.values()]
-            return self._clock.now_s - min(renewed, default=self._clock.now_s)
+    def left_s(self, lease_s: float) -> float:
+        return self._server.left_s(lease_s)
 
 
 class RedisAgeing:
     """A lease of a message is the idle time of a pending entry; of names and heartbeats it is a time to live; a place
     in a line stands with the time at which it was asked for."""
 
-    def __init__(self, client: "Redis[bytes]", keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
 
@@ -56,8 +51,9 @@ class RedisAgeing:
             for holder, at_ms in self._client.hgetall(key).items():
                 self._client.hset(key, holder, str(int(at_ms) - past_ms))
 
-    def unrenewed_s(self) -> float:
-        return max((entry["time_since_delivered"] / 1000 for _, _, entry in self._pending()), default=0.0)
+    def left_s(self, lease_s: float) -> float:
+        idle_ms = max((entry["time_since_delivered"] for _, _, entry in self._pending()), default=0)
+        return lease_s - float(idle_ms) / 1000
 
     def _pending(self) -> list[tuple[Any, Any, dict[str, Any]]]:
         """Stream, group and what Redis says of each entry in hand."""

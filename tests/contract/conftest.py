@@ -83,14 +83,13 @@ def world(request: pytest.FixtureRequest, run: str) -> Iterator[World]:
 
 
 def _memory_world() -> World:
-    clock = HandClock()
-    server = MemoryServer(clock)
+    server = MemoryServer(HandClock())
 
     def put_raw(queue: str, data: bytes) -> None:
         with server.changed:
             server.queue(queue).add(data)
 
-    return World(MemoryAgeing(server, clock), lambda: MemoryBus(server, lease_s=LEASE_S), put_raw, server.flush)
+    return World(MemoryAgeing(server), lambda: MemoryBus(server, lease_s=LEASE_S), put_raw, server.flush)
 
 
 @pytest.fixture

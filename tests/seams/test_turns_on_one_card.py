@@ -19,7 +19,8 @@ from shared.contracts.weights import StepDone
 from shared.modeling.checksums import file_checksum
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.student import StudentBench
+from tests.fakes.bus.outliving import pass_s
+from tests.fakes.student import HandClock, StudentBench
 from tests.fakes.threads import in_thread
 from tests.fakes.waiting import wait_until
 from tests.unit.modeling.tiny_model import write_tiny_model
@@ -82,7 +83,8 @@ def watched_trainer(trainer: StudentTrainer, card: Card) -> None:
 
 
 def test_engines_and_a_real_trainer_work_one_at_a_time_and_none_starves(tmp_path: Path, tiny_dir: Path) -> None:
-    server, card = MemoryServer(), Card()
+    # Whoever has its turn keeps it however long this machine stands still: on the server, no time passes by itself.
+    server, card = MemoryServer(HandClock()), Card()
     benches: list[StudentBench] = []
     for replica in ("0", "1"):
         # Each begins awake, in its turn, as a process does.
@@ -116,6 +118,8 @@ def test_engines_and_a_real_trainer_work_one_at_a_time_and_none_starves(tmp_path
     done: list[Message] = []
     broker = benches[0].broker
     with in_thread(consume), in_thread(answer(benches[0])), in_thread(answer(benches[1])):
+        wait_until(lambda: bool(bus.waiting(CARD, ttl_s=LEASE_S)), "somebody to wait for the dead one")
+        pass_s(server, 1.2 * LEASE_S)
         for number, sealed in enumerate(seal_steps(tmp_path / "run", tiny_dir, STEPS), start=1):
             bus.publish(train(STUDENT), sealed)
             for job in range(4):

@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 
 from shared.bus.keys import LEADER
-from shared.bus.port import DeadLetter, stale_fence
+from shared.bus.port import RELEASED, DeadLetter, stale_fence
 from shared.clock import Clock, SystemClock
 from shared.contracts.heartbeats import Heartbeat
 from tests.fakes.bus.memory_queue import MemoryQueue
@@ -65,6 +65,16 @@ class MemoryServer:
         with self.changed:
             vars(self).update(copy.deepcopy(saved, {id(self.numbers): self.numbers}))
             self.changed.notify_all()
+
+    def left_s(self, lease_s: float) -> float:
+        """Until the first of what is held runs out: of named leases, and of messages in hand, each for `lease_s`."""
+        with self.changed:
+            now_s = self.clock.monotonic_s()
+            groups = [group for queue in self.queues.values() for group in queue.groups.values()]
+            held = [entry for group in groups for entry in group.pending.values() if entry.consumer != RELEASED]
+            ends = [entry.renewed_s + lease_s for entry in held]
+            ends += [lease.until_s for lease in self.leases.values() if lease.until_s > now_s]
+            return min(ends, default=now_s + lease_s) - now_s
 
     def require_fence(self, expected: int) -> None:
         """Raises FencedError if another broker holds the fence."""

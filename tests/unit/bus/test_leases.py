@@ -14,7 +14,9 @@ from shared.contracts.jobs import JobStarted
 from shared.errors import UnavailableError
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.bus.outliving import is_renewed, outlive, pass_s
+from tests.fakes.student import HandClock
+from tests.fakes.waiting import WAIT_S, wait_until
 
 LEASE_S = 0.2
 QUEUE = [(RESULTS, "broker")]
@@ -22,7 +24,7 @@ QUEUE = [(RESULTS, "broker")]
 
 @pytest.fixture
 def server() -> MemoryServer:
-    return MemoryServer()
+    return MemoryServer(HandClock())
 
 
 @pytest.fixture
@@ -38,25 +40,16 @@ def take_one(bus: MemoryBus) -> Delivery:
     return delivery
 
 
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
-
-
-def taken(lease: HeldLease, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (ours := lease.try_acquire()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return ours
+def thief_takes(server: MemoryServer) -> list[Delivery]:
+    return MemoryBus(server, lease_s=LEASE_S).take(QUEUE, "thief", limit=1, block_s=0)
 
 
 def test_a_held_delivery_stays_ours(bus: MemoryBus, server: MemoryServer) -> None:
     with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
         delivery = take_one(bus)
         lost = keeper.hold(delivery)
-        assert MemoryBus(server, lease_s=LEASE_S).take(QUEUE, "thief", limit=1, block_s=LEASE_S * 3) == []
+        outlive(server, LEASE_S)
+        assert thief_takes(server) == []
         assert not lost.is_set()
     assert bus.complete(delivery)
 
@@ -67,15 +60,17 @@ def test_a_dropped_delivery_is_not_renewed_and_not_lost(bus: MemoryBus, server: 
         lost = keeper.hold(delivery)
         keeper.drop(delivery)
         keeper.drop(delivery)
-        thief = MemoryBus(server, lease_s=LEASE_S)
-        assert len(thief.take(QUEUE, "thief", limit=1, block_s=LEASE_S * 5)) == 1
+        pass_s(server, LEASE_S * 0.6)
+        time.sleep(LEASE_S)
+        pass_s(server, LEASE_S * 0.6)
+        assert len(thief_takes(server)) == 1
         assert not lost.wait(LEASE_S)
 
 
 def test_a_stolen_delivery_is_lost_and_the_others_are_kept(bus: MemoryBus, server: MemoryServer) -> None:
     stolen = take_one(bus)
-    time.sleep(LEASE_S * 1.2)
-    MemoryBus(server, lease_s=LEASE_S).take(QUEUE, "thief", limit=1, block_s=0)
+    pass_s(server, LEASE_S * 1.2)
+    assert len(thief_takes(server)) == 1
     with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
         lost, kept = keeper.hold(stolen), keeper.hold(take_one(bus))
         assert lost.wait(WAIT_S)
@@ -84,11 +79,11 @@ def test_a_stolen_delivery_is_lost_and_the_others_are_kept(bus: MemoryBus, serve
 
 def test_a_delivery_is_lost_when_the_server_is_away_for_a_whole_lease(bus: MemoryBus, server: MemoryServer) -> None:
     with LeaseKeeper(bus, lease_s=LEASE_S) as keeper:
-        lost = keeper.hold(take_one(bus))
         begin = time.monotonic()
+        lost = keeper.hold(take_one(bus))
         server.down = True
         assert lost.wait(WAIT_S)
-        assert time.monotonic() - begin >= LEASE_S * 0.6
+        assert time.monotonic() - begin >= LEASE_S
 
 
 class TakenAgain(MemoryBus):
@@ -124,7 +119,8 @@ def test_what_was_taken_again_is_not_lost_with_what_was_released(bus: MemoryBus,
         bus.before, bus.after = give_back, take_again
         keeper.hold(first)
         assert again.wait(WAIT_S)
-        assert MemoryBus(server, lease_s=LEASE_S).take(QUEUE, "thief", limit=1, block_s=LEASE_S * 3) == []
+        outlive(server, LEASE_S)
+        assert thief_takes(server) == []
 
 
 def test_only_the_delivery_that_is_in_hand_is_dropped(bus: MemoryBus) -> None:
@@ -143,9 +139,11 @@ class CutOff(MemoryBus):
     """On a server that others reach, and this one does not while it is told so."""
 
     away = False
+    failed = 0
 
     def renew(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         if self.away:
+            self.failed += 1
             raise UnavailableError("no answer")
         return super().renew(deliveries)
 
@@ -166,13 +164,17 @@ def test_who_waits_has_lost_what_the_server_says_once_it_answers(server: MemoryS
         lost = keeper.hold(delivery)
         bus.away = True
         time.sleep(LEASE_S * 2.5)
+        pass_s(server, LEASE_S * 2.5)
         assert not lost.is_set() and not lease.lost.is_set()
         if rival:
             assert others.acquire_lease("a", "trainer-1", ttl_s=30) == 2
             assert [one.attempt for one in others.take(QUEUE, "thief", limit=1, block_s=0)] == [2]
         bus.away = False
-        assert lost.wait(WAIT_S if rival else LEASE_S) is rival
-        assert lease.lost.wait(WAIT_S if rival else LEASE_S) is rival
+        if rival:
+            assert lost.wait(WAIT_S) and lease.lost.wait(WAIT_S)
+        else:
+            wait_until(lambda: is_renewed(server, LEASE_S), "the next renewals")
+            assert not lost.is_set() and not lease.lost.is_set()
         assert others.take(QUEUE, "thief", limit=1, block_s=0) == []
         assert bus.complete(delivery) is not rival
     lease.release()
@@ -216,13 +218,17 @@ def test_whatever_a_renewal_raises_a_named_lease_is_lost(server: MemoryServer) -
     lease.release()
 
 
-def test_a_short_absence_loses_nothing(bus: MemoryBus, server: MemoryServer) -> None:
-    with LeaseKeeper(bus, lease_s=1.5) as keeper:
+def test_a_short_absence_loses_nothing(server: MemoryServer) -> None:
+    bus = CutOff(server, lease_s=LEASE_S)
+    bus.create_queue(RESULTS, "broker")
+    with LeaseKeeper(bus, lease_s=4.5) as keeper:
         lost = keeper.hold(take_one(bus))
-        server.down = True
-        time.sleep(0.7)
-        server.down = False
-        assert not lost.wait(1.5)
+        pass_s(server, 1)
+        bus.away = True
+        wait_until(lambda: bus.failed > 0, "a renewal without an answer")
+        bus.away = False
+        wait_until(lambda: is_renewed(server, LEASE_S), "the next renewal")
+        assert not lost.is_set()
 
 
 def test_closing_ends_the_thread(bus: MemoryBus) -> None:
@@ -233,22 +239,25 @@ def test_closing_ends_the_thread(bus: MemoryBus) -> None:
     assert threading.active_count() == before
 
 
-def test_a_named_lease_is_held_until_it_is_released(bus: MemoryBus) -> None:
+def test_a_named_lease_is_held_until_it_is_released(bus: MemoryBus, server: MemoryServer) -> None:
     first = HeldLease(bus, "a", "trainer-0", ttl_s=LEASE_S)
     second = HeldLease(bus, "a", "trainer-1", ttl_s=LEASE_S)
     assert first.try_acquire(floor=4) and first.token == 5
-    assert not taken(second, LEASE_S * 3)
+    outlive(server, LEASE_S)
+    assert not second.try_acquire()
     assert not first.lost.is_set()
     first.release()
     first.release()
-    assert taken(second, 1) and second.token == 6
+    assert second.try_acquire() and second.token == 6
     second.release()
 
 
-def test_a_waiting_holder_gets_the_lease_of_one_that_died(bus: MemoryBus) -> None:
+def test_a_waiting_holder_gets_the_lease_of_one_that_died(bus: MemoryBus, server: MemoryServer) -> None:
     assert bus.acquire_lease("a", "dead", ttl_s=LEASE_S) == 1
     lease = HeldLease(bus, "a", "alive", ttl_s=LEASE_S)
-    assert taken(lease, 3) and lease.token == 2
+    assert not lease.try_acquire()
+    pass_s(server, LEASE_S * 1.2)
+    assert lease.try_acquire() and lease.token == 2
     lease.release()
 
 
@@ -269,7 +278,7 @@ def test_a_lease_is_lost_with_its_server(bus: MemoryBus, server: MemoryServer, h
         server.down = True
     else:
         server.flush()
-    assert within(3, lease.lost.is_set)
+    assert lease.lost.wait(WAIT_S)
     server.down = False
     lease.release()
 

@@ -8,7 +8,9 @@ from shared.bus.turns import CardTurn
 from shared.clock import SystemClock
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.bus.outliving import outlive, pass_s
+from tests.fakes.student import HandClock
+from tests.fakes.waiting import WAIT_S, wait_until
 
 TTL_S = 0.6
 
@@ -18,8 +20,12 @@ def turn_of(server: MemoryServer, holder: str) -> CardTurn:
 
 
 def test_everybody_gets_the_card_alone_and_as_often_as_the_others() -> None:
-    server, stopping = MemoryServer(), threading.Event()
+    server, stopping, names = MemoryServer(HandClock()), threading.Event(), ("student-a", "student-b", "trainer-a")
+    bus = MemoryBus(server, lease_s=TTL_S)
+    begins = bus.ask_turn(CARD, "trainer-b", ttl_s=TTL_S)
+    assert begins is not None
     order: list[str] = []
+    waiting: list[list[str]] = []
     inside: list[str] = []
     crowds: list[list[str]] = []
 
@@ -28,31 +34,37 @@ def test_everybody_gets_the_card_alone_and_as_often_as_the_others() -> None:
         while len(order) < 12 and turn.wait(stopping):
             inside.append(name)
             order.append(name)
+            waiting.append(bus.waiting(CARD, ttl_s=TTL_S))
             time.sleep(0.02)
             crowds.append(list(inside))
             inside.remove(name)
             turn.give_back()
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in ("student-a", "student-b", "trainer-a")]
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
+    wait_until(lambda: len(bus.waiting(CARD, ttl_s=TTL_S)) == len(names), "all to wait")
+    bus.release_lease(CARD, "trainer-b", begins)
     for thread in threads:
         thread.join(WAIT_S)
         assert not thread.is_alive()
     assert all(len(crowd) == 1 for crowd in crowds)
-    # Who has just had it comes behind those who waited: nobody twice within three.
-    assert all(len(set(order[at : at + 3])) == 3 for at in range(len(order) - 2))
+    assert set(order[: len(names)]) == set(names)
+    # Who has just had it comes behind those who waited meanwhile, in their order.
+    for at, (name, behind) in enumerate(zip(order, waiting, strict=True)):
+        later = order[at + 1 :]
+        until = later.index(name) if name in later else len(later)
+        assert behind[:until] == later[: len(behind)][:until] and (name not in later or until >= len(behind))
 
 
 def test_a_holder_keeps_it_and_is_told_who_waits() -> None:
-    server = MemoryServer()
+    server = MemoryServer(HandClock())
     first, second = turn_of(server, "student-a"), turn_of(server, "trainer-a")
     assert first.ask() and first.held and not first.wanted()
-    until_s = time.monotonic() + 2 * TTL_S
-    while time.monotonic() < until_s:
-        assert not second.ask()
-        time.sleep(0.05)
-    assert first.wanted() and not first.lost
+    outlive(server, TTL_S)
+    assert not second.ask()
+    wait_until(first.wanted, "the first to be told")
+    assert not first.lost
     first.give_back()
     assert not first.held
     assert second.wait(threading.Event())
@@ -61,10 +73,12 @@ def test_a_holder_keeps_it_and_is_told_who_waits() -> None:
 
 
 def test_a_holder_that_died_is_followed_by_the_next() -> None:
-    server = MemoryServer()
+    server = MemoryServer(HandClock())
     # As of a process that was killed: nobody renews.
     assert MemoryBus(server, lease_s=TTL_S).ask_turn(CARD, "trainer-a", ttl_s=TTL_S) is not None
     second = turn_of(server, "student-a")
+    assert not second.ask()
+    pass_s(server, TTL_S * 1.2)
     assert second.wait(threading.Event())
     second.give_back()
 
@@ -75,10 +89,8 @@ def test_a_holder_whose_turn_went_to_another_knows_it() -> None:
     assert turn.ask()
     server.flush()
     assert MemoryBus(server, lease_s=TTL_S).ask_turn(CARD, "trainer-a", ttl_s=30) is not None
-    until_s = time.monotonic() + WAIT_S
-    while not turn.lost and time.monotonic() < until_s:
-        time.sleep(0.02)
-    assert turn.lost and turn.held
+    wait_until(lambda: turn.lost, "the loss")
+    assert turn.held
     turn.give_back()
     assert not turn.held and not turn.lost
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from shared.bus.turns import CardTurn
 from shared.contracts.envelope import Message
 from shared.contracts.weights import StepDone
 from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.student import HandClock
 from tests.fakes.waiting import WAIT_S
 from tests.unit.trainer.ground import (
     STUDENT,
@@ -67,7 +68,7 @@ class Ground:
 
     def __init__(self, run_dir: Path, tiny_dir: Path) -> None:
         self.run_dir, self.tiny_dir = run_dir, tiny_dir
-        self.bus = MemoryBus(lease_s=LEASE_S)
+        self.bus = MemoryBus(clock=HandClock(), lease_s=LEASE_S)
         self.bus.create_queue(QUEUE, TRAINER)
         self.bus.create_queue(RESULTS, BROKER)
         self.answers: list[Message] = []
@@ -97,13 +98,6 @@ class Ground:
 
     def settled(self) -> bool:
         return self.bus.queue_depth(QUEUE, TRAINER) == (0, 0)
-
-
-def wait_until(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not reached():
-        assert time.monotonic() < deadline, f"{what}: not within {WAIT_S:.0f} s"
-        time.sleep(0.02)
 
 
 def steps_of(answers: list[Message]) -> list[int]:

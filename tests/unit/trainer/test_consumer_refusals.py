@@ -8,8 +8,8 @@ import pytest
 from shared.contracts.envelope import Message
 from shared.contracts.weights import StepDone, StepFailed
 from shared.errors import ConfigError
-from tests.fakes.waiting import WAIT_S
-from tests.unit.trainer.consuming import LEASE_S, QUEUE, Ground, announce, steps_of, wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
+from tests.unit.trainer.consuming import LEASE_S, QUEUE, Ground, announce, steps_of
 from tests.unit.trainer.ground import (
     OpenFence,
     seal_steps,

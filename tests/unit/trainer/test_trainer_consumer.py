@@ -15,9 +15,10 @@ from shared.contracts.weights import StepDone, WeightsPublished
 from shared.errors import FencedError, UnavailableError
 from shared.obs.presence import Presence
 from tests.fakes.bus.memory import MemoryBus
+from tests.fakes.bus.outliving import outlive
 from tests.fakes.threads import in_thread
-from tests.fakes.waiting import WAIT_S
-from tests.unit.trainer.consuming import LEASE_S, QUEUE, Ground, announce, steps_of, wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
+from tests.unit.trainer.consuming import LEASE_S, QUEUE, Ground, announce, steps_of
 from tests.unit.trainer.ground import (
     STUDENT,
     OpenFence,
@@ -32,7 +33,8 @@ def test_batches_out_of_order_are_applied_in_order_and_announced(ground: Ground)
     with ground.running() as one:
         for sealed in (third, second):
             ground.bus.publish(QUEUE, sealed)
-        time.sleep(2.5 * LEASE_S)  # early batches outlive their lease unanswered
+        wait_until(lambda: ground.bus.queue_depth(QUEUE, TRAINER) == (0, 2), "both in hand")
+        outlive(ground.bus.server, LEASE_S)  # early batches outlive their lease unanswered
         assert one.trainer.step == 0
         ground.bus.publish(QUEUE, first)
         assert steps_of(ground.read(3)) == [1, 2, 3]
@@ -71,7 +73,8 @@ def test_a_second_trainer_waits_and_goes_on_where_the_first_ended(ground: Ground
         ground.bus.publish(QUEUE, first)
         ground.read(1)
         with ground.running("t1") as other:
-            time.sleep(2 * LEASE_S)
+            wait_until(lambda: other.board.state == "waiting for the lease", "the second one to wait")
+            outlive(ground.bus.server, LEASE_S)
             assert other.board.state == "waiting for the lease"
     with ground.running("t1") as other:
         ground.bus.publish(QUEUE, second)
@@ -187,7 +190,7 @@ def test_groups_ahead_of_a_batch_are_begun_with_and_its_answer_ends_them(ground:
     with ground.running() as one:
         announce(ground.bus, ahead[:2])
         wait_until(lambda: len(one.trainer._begun) == 2, "both groups")
-        time.sleep(2.5 * LEASE_S)
+        outlive(ground.bus.server, LEASE_S)
         assert ground.bus.queue_depth(QUEUE, TRAINER) == (0, 2), "kept for who would take over"
         ground.bus.publish(QUEUE, sealed)
         assert steps_of(ground.read(1)) == [1]

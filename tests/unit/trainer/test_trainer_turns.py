@@ -1,11 +1,12 @@
 """A trainer that shares its card, on a bus in memory: on it in its turn alone, and off it whatever became of a step."""
 
-import time
-
+from shared.bus.keys import CARD
 from shared.bus.turns import CardTurn
 from shared.clock import SystemClock
 from shared.contracts.weights import StepFailed
-from tests.unit.trainer.consuming import LEASE_S, QUEUE, Ground, steps_of, wait_until
+from tests.fakes.bus.outliving import outlive
+from tests.fakes.waiting import wait_until
+from tests.unit.trainer.consuming import LEASE_S, QUEUE, Ground, steps_of
 from tests.unit.trainer.ground import seal_steps
 
 
@@ -27,7 +28,8 @@ def test_a_trainer_that_shares_its_card_works_in_its_turn_and_leaves_it_after_ea
         one.trainer.move = move  # type: ignore[method-assign]
         for sealed in seal_steps(ground.run_dir, ground.tiny_dir, 2):
             ground.bus.publish(QUEUE, sealed)
-        time.sleep(3 * LEASE_S)
+        wait_until(lambda: bool(ground.bus.waiting(CARD, ttl_s=LEASE_S)), "the trainer to wait for the card")
+        outlive(ground.bus.server, LEASE_S)
         assert one.trainer.step == 0 and not own.held
         engine.give_back()
         assert steps_of(ground.read(2)) == [1, 2]

@@ -21,6 +21,7 @@ from shared.contracts.messages import ChatMessage
 from shared.errors import OpcodError, PromptError
 from tests.fakes.bus.memory import MemoryBus
 from tests.fakes.bus.memory_server import MemoryServer
+from tests.fakes.bus.outliving import outlive, pass_s
 from tests.fakes.engine import POISON
 from tests.fakes.student import HandClock, StudentBench, make_job, publish_version
 from tests.fakes.waiting import WAIT_S
@@ -242,14 +243,14 @@ def test_a_restarted_student_takes_its_own_jobs_again(bench: StudentBench) -> No
 
 
 def test_results_of_a_job_that_was_stolen_are_dropped(tmp_path: Path) -> None:
-    bench = StudentBench(tmp_path, lease_s=0.3)
+    bench = StudentBench(tmp_path, lease_s=0.3, server=MemoryServer(HandClock()))
     bench.turn()
     bench.leases.close()  # renewals stop, as in a process that was stopped for longer than its lease
     bench.broker.issue(ROLLOUT, 1)
     thief = MemoryBus(bench.server, lease_s=0.3)
 
     def stall() -> None:
-        time.sleep(0.4)
+        pass_s(bench.server, bench.lease_s * 1.2)
         assert thief.take([(jobs("a", ROLLOUT), STUDENTS)], "student-a-1", limit=1, block_s=0)
 
     bench.engine.during = stall
@@ -258,14 +259,14 @@ def test_results_of_a_job_that_was_stolen_are_dropped(tmp_path: Path) -> None:
 
 
 def test_a_handler_slower_than_its_lease_keeps_its_job(tmp_path: Path) -> None:
-    bench = StudentBench(tmp_path, lease_s=0.3)
+    bench = StudentBench(tmp_path, lease_s=0.3, server=MemoryServer(HandClock()))
     bench.turn()
     bench.broker.issue(ROLLOUT, 1)
     thief = MemoryBus(bench.server, lease_s=0.3)
     stolen: list[object] = []
 
     def slow() -> None:
-        time.sleep(0.8)
+        outlive(bench.server, bench.lease_s)
         stolen.extend(thief.take([(jobs("a", ROLLOUT), STUDENTS)], "student-a-1", limit=1, block_s=0))
 
     bench.engine.during = slow
@@ -312,8 +313,7 @@ def test_f91_after_a_lapse_longer_than_the_lease_what_nobody_took_is_kept(
         time.sleep(2 * lapsing.lease_s)
     lapsing.running.check(overdue=False)
     lapsing.server.down = False
-    assert isinstance(lapsing.server.clock, HandClock)
-    lapsing.server.clock.now_s += 3600
+    pass_s(lapsing.server, 3600)
     assert done_after(lapsing, 2) == [(id_, "ok") for id_ in ids]
     assert len(lapsing.engine.calls) == 2
     assert lapsing.bus.dead_letters() == []
