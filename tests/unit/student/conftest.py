@@ -23,9 +23,15 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[StudentBench]:
+def patience_s() -> float:
+    """How long people's requests wait for the engine: in no test, unless it gives another time."""
+    return WAIT_S
+
+
+@pytest.fixture
+def bench(tmp_path: Path, patience_s: float) -> Iterator[StudentBench]:
     """A student whose worker turns in a thread of its own."""
-    bench = StudentBench(tmp_path, "serving.request_timeout_s=2.0")
+    bench = StudentBench(tmp_path, f"serving.request_timeout_s={patience_s}")
     bench.turn()
     thread = threading.Thread(target=bench.worker.run)
     thread.start()

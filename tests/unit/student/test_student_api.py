@@ -27,7 +27,7 @@ from shared.errors import ConfigError, OpcodError, PromptError
 from tests.fakes.access import LOCAL, routes_without_scope
 from tests.fakes.engine import BASE_CHECKSUM, POISON
 from tests.fakes.student import StudentBench, config_in, publish_version, with_key
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.waiting import WAIT_S, wait_until
 
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}]}
 
@@ -72,11 +72,10 @@ def test_an_exact_version_is_served_beside_the_live_one(
 
 
 def until_served(client: TestClient, version: str) -> None:
-    for _ in range(200):
-        if version in {card["id"] for card in client.get("/v1/models").json()["data"]}:
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError(f"{version} was not served within 4 s")
+    def served() -> bool:
+        return version in {card["id"] for card in client.get("/v1/models").json()["data"]}
+
+    wait_until(served, f"{version} to be served", pause_s=0.02)
 
 
 def test_control_tokens_of_a_caller_never_reach_the_engine(client: TestClient, bench: StudentBench) -> None:
@@ -124,6 +123,7 @@ def test_feedback_that_cannot_be_asked_for_says_why(
     assert (answer.status_code, error["message"], error["code"], error["param"]) == (status, str(cause), code, None)
 
 
+@pytest.mark.parametrize("patience_s", [2.0])
 def test_an_engine_that_is_busy_for_too_long_gives_503_with_retry_after(
     client: TestClient, bench: StudentBench
 ) -> None:
@@ -141,8 +141,7 @@ def test_people_come_before_jobs(client: TestClient, bench: StudentBench) -> Non
     answers: list[int] = []
     asking = threading.Thread(target=lambda: answers.append(client.post("/v1/chat/completions", json=CHAT).status_code))
     asking.start()
-    while not bench.interactive.versions():
-        threading.Event().wait(0.01)
+    wait_until(lambda: bool(bench.interactive.versions()), "the question", pause_s=0.01)
     bench.engine.go.set()
     asking.join(WAIT_S)
     assert answers == [200]

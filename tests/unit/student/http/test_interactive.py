@@ -10,6 +10,7 @@ from services.student.engines.port import Generation, GenerationRequest, Piece
 from services.student.http.interactive import Heard, Inquiry, InteractiveQueue
 from shared.contracts.messages import ChatMessage, Sampling
 from shared.errors import UnavailableError
+from tests.fakes.waiting import WAIT_S
 
 ANSWER = [Generation("4", [1], [2], [-0.1], "stop")]
 VERSION = "a@v0"
@@ -180,7 +181,7 @@ def generate(question: Inquiry) -> None:
 def test_a_stream_ends_with_an_error_after_silence_or_when_its_reader_leaves(how: str) -> None:
     async def scene() -> None:
         waiting = InteractiveQueue(bound=1)
-        stream = waiting.stream(VERSION, requests(), timeout_s=0.05)
+        stream = waiting.stream(VERSION, requests(), timeout_s=0.5 if how == "silence" else WAIT_S)
         first = asyncio.create_task(anext(stream))
         (question,) = await taken(waiting)
         audience = question.requests[0].audience
