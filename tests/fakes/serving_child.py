@@ -41,11 +41,14 @@ def main() -> int:
 
     @app.get("/slow")
     def slow() -> dict[str, str]:
+        Path(f"{url_file}.asked").touch()
         time.sleep(0.5)
         return {"answered": "in full"}
 
     service.spawn("work", work)
-    return service.serve(app, host=host, port=int(port), url_file=Path(url_file), grace_s=1.0)
+    return service.serve(
+        app, host=host, port=int(port), url_file=Path(url_file), grace_s=1.0 if how == "stubborn" else LONG_S
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from shared.http.serving import OPEN_FILES, Connection, allow_open_files
 from shared.parents import PARENT_VARIABLE
 from tests.fakes.access import PLENTY
 from tests.fakes.listening import listening
-from tests.fakes.waiting import WAIT_S
+from tests.fakes.serving_child import LONG_S
+from tests.fakes.waiting import WAIT_S, wait_until
 
 
 @dataclass
@@ -45,10 +46,7 @@ class Child:
         return self.process
 
     def url(self) -> str:
-        deadline = time.monotonic() + WAIT_S
-        while not self.url_file.exists():
-            assert time.monotonic() < deadline, "the service did not begin to listen"
-            time.sleep(0.02)
+        wait_until(self.url_file.exists, "the service to listen", pause_s=0.02)
         return self.url_file.read_text()
 
 
@@ -66,13 +64,13 @@ def test_sigterm_ends_it_soon_with_exit_code_0_and_answers_what_it_was_asked(chi
     process = child.start()
     url = child.url()
     answers: list[httpx2.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(httpx2.get(f"{url}/slow", trust_env=False, timeout=10)))
+    asking = threading.Thread(target=lambda: answers.append(httpx2.get(f"{url}/slow", trust_env=False, timeout=WAIT_S)))
     asking.start()
-    time.sleep(0.2)
+    wait_until(Path(f"{child.url_file}.asked").exists, "the question")
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(WAIT_S) == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < LONG_S / 2
     asking.join(WAIT_S)
     assert [answer.json() for answer in answers] == [{"answered": "in full"}]
 
@@ -83,7 +81,7 @@ def test_a_thread_that_does_not_end_does_not_hold_it_up(child: Child) -> None:
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(WAIT_S) == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < LONG_S / 2
 
 
 @pytest.mark.parametrize(("how", "code"), [("fenced", 75), ("broken", 1)])
