@@ -22,12 +22,12 @@ LEASE_S = 3.0
 class Student:
     """`python -m services.student` for student a with the scripted engine, and the broker's side of its queues."""
 
-    def __init__(self, run_dir: Path, redis_url: str, replica: str = "0") -> None:
+    def __init__(self, run_dir: Path, redis_url: str, replica: str = "0", lease_s: float = LEASE_S) -> None:
         self.run_dir = run_dir
         self.replica = replica
         self.redis_url = redis_url
-        self.bus = RedisBus(redis_url, RUN, lease_s=LEASE_S)
-        self.config = config_in(run_dir, f"bus.lease_s={LEASE_S}", "bus.heartbeat_s=0.1", "bus.deadline_s=1.0")
+        self.bus = RedisBus(redis_url, RUN, lease_s=lease_s)
+        self.config = config_in(run_dir, f"bus.lease_s={lease_s}", "bus.heartbeat_s=0.1", "bus.deadline_s=1.0")
         self.broker = Broker(self.bus)
         self.process: Forked | None = None
         self.url = ""

@@ -13,7 +13,7 @@ from tests.fakes.deployment import scripted_settings
 from tests.fakes.inspected import Stand, standing
 from tests.fakes.served import served_run
 from tests.fakes.student import RUN
-from tests.fakes.student_process import Student
+from tests.fakes.student_process import LEASE_S, Student
 from tests.fakes.valkey import ValkeyServer
 from tests.fakes.waiting import WAIT_S
 
@@ -41,11 +41,17 @@ def stand(tmp_path: Path, acting_redis: str) -> Iterator[Stand]:
 
 
 @pytest.fixture
-def student(server: ValkeyServer, tmp_path: Path) -> Iterator[Student]:
+def lease_s() -> float:
+    """Of the student's bus, for a test to give another."""
+    return LEASE_S
+
+
+@pytest.fixture
+def student(server: ValkeyServer, tmp_path: Path, lease_s: float) -> Iterator[Student]:
     fresh = RedisBus(server.connection_url, RUN)
     fresh.link.client.flushall()
     fresh.close()
-    student = Student(tmp_path, server.connection_url)
+    student = Student(tmp_path, server.connection_url, lease_s=lease_s)
     yield student
     if student.process is not None and student.process.poll() is None:
         student.process.kill()

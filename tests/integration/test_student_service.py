@@ -7,13 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from services.student.app import build_engine
 from services.student.work.generation import requests_for
 from shared.bus.keys import STUDENTS, jobs
 from shared.contracts.jobs import Job, JobDone, JobKind, JobStarted
 from shared.contracts.weights import VersionLoaded, VersionRefused
 from tests.fakes.student import RUN, make_job, publish_version
-from tests.fakes.student_process import LEASE_S, Student, question
+from tests.fakes.student_process import Student, question
 from tests.fakes.valkey import ValkeyServer
 from tests.fakes.waiting import WAIT_S, wait_until
 
@@ -67,8 +69,9 @@ def loaded(student: Student) -> dict[str, str]:
     return {m.version: m.checksum for m in student.results() if isinstance(m, VersionLoaded)}
 
 
+@pytest.mark.parametrize("lease_s", [60.0])
 def test_killed_while_generating_it_takes_its_jobs_again_and_draws_the_same_samples(
-    student: Student, tmp_path: Path
+    student: Student, tmp_path: Path, lease_s: float
 ) -> None:
     text = question(student)
     publish_version(tmp_path, 1)
@@ -81,7 +84,7 @@ def test_killed_while_generating_it_takes_its_jobs_again_and_draws_the_same_samp
     student.start()
     ready = time.monotonic()
     done = {each.job_id: each for each in student.done(2)}
-    assert time.monotonic() - ready < LEASE_S, "its own jobs need not wait for their leases"
+    assert time.monotonic() - ready < lease_s / 2, "its own jobs need not wait for their leases"
     assert done.keys() == {feedback.id, rollout.id}
     assert starts(student, feedback.id) == [1, 2]
     for job in (feedback, rollout):
@@ -177,7 +180,7 @@ def test_redis_going_away_is_told_and_survived(tmp_path: Path) -> None:
         server.start()
         started = time.monotonic()
         wait_until(lambda: student.get("/readyz").status_code == 200, "ready again")
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 30
         student.broker.issue(ROLLOUT, 1)
         assert [done.outcome for done in student.done(1)] == ["ok"]
     finally:
