@@ -1,11 +1,13 @@
 """Processes that answer from a file: waited for while they go on, and read whatever libraries say as they end."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from opcod.local import answering
+from opcod.local import answering, processes
 from opcod.local.answering import answer
 from opcod.local.processes import ProcessSpec
 from shared.config.settings import Paths
@@ -56,6 +58,17 @@ def test_what_a_library_says_last_is_not_taken_for_the_result(tmp_path: Path, pl
 
 
 def test_who_goes_on_answering_is_waited_for(tmp_path: Path, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "SILENT_S", 0.8)
+    """Time passes as it is looked at what was written, and not by how long that takes."""
+    seen: list[int] = []
+    written = answering._written
+
+    def looks(place: Path) -> int:
+        if (found := written(place)) not in seen:
+            seen.append(found)
+        return found
+
+    clock = SimpleNamespace(monotonic=lambda: 0.6 * answering.SILENT_S * len(seen), sleep=time.sleep)
+    monkeypatch.setattr(answering, "_written", looks)
+    monkeypatch.setattr(processes, "time", clock)
     played(f"for _ in range(12): answers.write({LINE!r} + chr(10)); time.sleep(0.1)\n{ENDS}")
     assert len(ask(tmp_path).outputs) == 12
