@@ -177,9 +177,12 @@ def test_a_server_left_over_is_ended_and_one_of_another_directory_is_not(
 
 
 def test_where_none_is_left_over_nothing_is_waited_for(port: int, tmp_path: Path) -> None:
-    began = time.monotonic()
-    end_leftover(port, tmp_path)
-    assert time.monotonic() - began < 1.0
+    def seconds() -> float:
+        began = time.monotonic()
+        end_leftover(port, tmp_path)
+        return time.monotonic() - began
+
+    assert min(seconds() for _ in range(3)) < 1.0, "whatever the machine does at one of them"
 
 
 def test_a_server_that_refuses_for_its_full_disk_is_no_silent_one(port: int, small_disk: Path) -> None:
