@@ -42,8 +42,8 @@ def refusing(server: ValkeyServer) -> Iterator[RefusingRedis]:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[[str, float], RedisBus]]:
-    """A bus on a URL whose calls go on so many seconds. Its sockets wait longer for what the server says: a machine that
-    stands still makes no timeout of it."""
+    """A bus on a URL whose calls go on so many seconds. Its sockets wait longer for what the server says: a machine
+    that stands still makes no timeout of it."""
     buses: list[RedisBus] = []
 
     def open_bus(url: str, deadline_s: float) -> RedisBus:
