@@ -14,6 +14,8 @@ from tests.fakes.replicated import ReplicatedRun
 ROUNDS, STEPS = 2, 3
 LENGTH = (f"run.rounds={ROUNDS}", f"run.steps_per_round={STEPS}", "problems.per_step=4")
 STUDENTS = ("a", "b")
+AGAIN = 5
+"""Exchanges that a busy machine may add, of which one who does the work of both makes twice as many as there are."""
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -66,10 +68,10 @@ def test_each_of_two_replicas_exchanges_weights_as_often_as_its_versions_need(
         live, tutor = engines[student, "0"], engines[student, "1"]
         versions = [f"{student}@v{step}" for step in range(ROUNDS * STEPS + 1)]
         # Once each, and twice where a thread that was held up had looked at the duties of a moment before.
-        assert set(live.exchanges) == set(versions) and len(live.exchanges) <= len(versions) + 2
+        assert set(live.exchanges) == set(versions) and len(live.exchanges) <= len(versions) + AGAIN
         # Those that tutor, and the last ones where its tutee is done before it is.
         assert set(versions[:-1:STEPS]) <= set(tutor.exchanges) and len(tutor.exchanges) <= len(versions)
-        assert exchanges_alone[student] > len(versions) + 2
+        assert exchanges_alone[student] > len(versions) + AGAIN
         assert min(live.answered, tutor.answered) > ROUNDS * STEPS
     assert batches(tmp_path) == sealed
 
