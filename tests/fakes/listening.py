@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +9,9 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-READY_S = 10.0
+from tests.fakes.waiting import wait_until
+
+ENDED_S = 10.0
 
 
 @contextmanager
@@ -19,12 +20,9 @@ def listening(app: FastAPI, port: int = 0, connection: type[asyncio.Protocol] = 
     server = uvicorn.Server(uvicorn.Config(app, port=port, http=connection, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + READY_S
-    while not server.started:
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.01)
+    wait_until(lambda: server.started, "the server to start", pause_s=0.01)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(timeout=READY_S)
+        thread.join(ENDED_S)

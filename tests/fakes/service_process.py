@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.fakes.forked import Forked
-from tests.fakes.waiting import wait_until
+from tests.fakes.waiting import WAIT_S, wait_until
 
 
 def start_service(
@@ -15,7 +15,7 @@ def start_service(
     run_dir: Path,
     redis_url: str,
     replica: str = "0",
-    deadline_s: float = 60.0,
+    deadline_s: float = WAIT_S,
     python: Path = Path(sys.executable),
     **environment: str,
 ) -> tuple[Forked, str]:

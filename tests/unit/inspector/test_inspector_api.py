@@ -13,6 +13,7 @@ from services.inspector.store.sealed import SealedBatches
 from services.inspector.store.store import Store
 from tests.fakes.access import LOCAL, routes_without_scope
 from tests.fakes.threads import in_thread
+from tests.fakes.waiting import wait_until
 from tests.unit.inspector.told import RUN, EventLog, StillClock, config, feedback, revised, status
 
 KEY = "open-sesame"
@@ -151,9 +152,9 @@ def test_ready_when_events_come_in_and_the_store_takes_writes(
 ) -> None:
     assert client.get("/readyz").json()["reason"] == "the event stream was not read yet"
     with in_thread(ingest.run):
-        assert eventually(lambda: client.get("/readyz").status_code == 200)
+        wait_until(lambda: client.get("/readyz").status_code == 200, "readiness")
         log.away = True
-        assert eventually(lambda: client.get("/readyz").status_code == 503)
+        wait_until(lambda: client.get("/readyz").status_code == 503, "the loss of the bus")
         assert "did not answer" in client.get("/readyz").json()["reason"]
         assert client.get("/livez").status_code == 200
         assert client.get("/v1/feedback").status_code == 200
@@ -168,12 +169,12 @@ def test_not_ready_while_the_store_takes_no_writes(log: EventLog, clock: StillCl
     stopping = threading.Event()
     app = build_app(config(tmp_path), held, ingest, log, stopping)
     with TestClient(app, base_url=LOCAL) as client, in_thread(ingest.run, stopping):
-        assert eventually(lambda: "locked" in client.get("/readyz").json().get("reason", ""))
+        wait_until(lambda: "locked" in client.get("/readyz").json().get("reason", ""), "the lock")
         assert client.get("/readyz").status_code == 503
         assert client.get("/v1/feedback").status_code == 200
         assert client.get("/livez").status_code == 200
         other.execute("ROLLBACK")
-        assert eventually(lambda: client.get("/readyz").status_code == 200)
+        wait_until(lambda: client.get("/readyz").status_code == 200, "readiness")
     other.close()
     held.close()
 
@@ -183,16 +184,6 @@ def test_not_ready_while_draining(store: Store, ingest: Ingest, tmp_path: Path) 
     stopping.set()
     with TestClient(build_app(config(tmp_path), store, ingest, EventLog(), stopping), base_url=LOCAL) as client:
         assert client.get("/readyz").json()["reason"] == "draining"
-
-
-def eventually(reached: object) -> bool:
-    assert callable(reached)
-    pause = threading.Event()
-    for _ in range(250):
-        if reached():
-            return True
-        pause.wait(0.02)
-    return False
 
 
 @pytest.mark.parametrize(
