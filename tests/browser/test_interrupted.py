@@ -62,7 +62,7 @@ def test_what_a_page_asks_for_without_a_session_leads_to_the_login(browser: Brow
         log_in(page)
         expect(page.get_by_role("heading", level=1)).to_contain_text("State unknown")
         opened.context.clear_cookies()
-        page.evaluate("refresh()")
+        page.evaluate("void refresh()")  # not awaited: it leads away from the page it runs in
         expect_login(page, keyed, "%2Frun")
         opened.open("/ask")
         log_in(page)
