@@ -67,7 +67,7 @@ def test_who_goes_on_answering_is_waited_for(tmp_path: Path, played: Played, mon
             seen.append(found)
         return found
 
-    clock = SimpleNamespace(monotonic=lambda: 0.6 * answering.SILENT_S * len(seen), sleep=time.sleep)
+    clock = SimpleNamespace(monotonic=lambda: 0.6 * processes.SILENT_S * len(seen), sleep=time.sleep)
     monkeypatch.setattr(answering, "_written", looks)
     monkeypatch.setattr(processes, "time", clock)
     played(f"for _ in range(12): answers.write({LINE!r} + chr(10)); time.sleep(0.1)\n{ENDS}")
