@@ -18,8 +18,8 @@ FAMILY = """
 import subprocess, sys, time
 from pathlib import Path
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-Path(sys.argv[1]).write_text(str(child.pid))
 print("started", flush=True)
+Path(sys.argv[1]).write_text(str(child.pid))
 time.sleep(600)
 """
 
