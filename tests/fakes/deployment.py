@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from shared.contracts.models import PreparedModel, model_file
 from shared.contracts.run import RunState, Status
 from shared.contracts.weights import WeightsManifest
 from tests.fakes.forked import fork
+from tests.fakes.waiting import wait_until
 
 STEPS = 2
 
@@ -144,13 +146,18 @@ def assert_applied_once(run_dir: Path, student: str, steps: int) -> None:
 
 
 def assert_nothing_left(bus: RedisBus, students: Sequence[str] = ("a", "b")) -> None:
-    """No message waits or is in hand anywhere, and nothing was given up."""
+    """No message waits or is in hand anywhere, once those have been read that come last, and nothing was given up."""
     queues = [(RESULTS, BROKER)]
     for student in students:
         queues.append((train(student), TRAINER))
         queues += [(queue, group_of(queue)) for queue in (jobs(student, kind) for kind in JobKind)]
-    assert {queue: bus.queue_depth(queue, group) for queue, group in queues} == {queue: (0, 0) for queue, _ in queues}
+    for queue, group in queues:
+        wait_until(partial(_is_empty, bus, queue, group), f"{queue} to be empty")
     assert bus.dead_letters() == []
+
+
+def _is_empty(bus: RedisBus, queue: str, group: str) -> bool:
+    return bus.queue_depth(queue, group) == (0, 0)
 
 
 class ScriptedDeployment(RunningDeployment):
