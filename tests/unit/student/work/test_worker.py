@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.student.engines.port import NotFiniteError
+from services.student.work import jobs as intake
 from services.student.work.jobs import GATHER_S
 from services.student.work.worker import EngineDeadError
 from shared.bus.keys import RESULTS, STUDENTS, jobs
@@ -78,9 +79,12 @@ def test_a_batch_is_filled_to_the_slots_and_no_further(bench: StudentBench) -> N
     assert len(bench.done()) == 2
 
 
-def test_jobs_that_come_in_a_burst_run_together(bench: StudentBench) -> None:
+def test_jobs_that_come_in_a_burst_run_together(bench: StudentBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "GATHER_S", 3.0)  # longer than a machine stands still between two jobs
+    bench.broker.issue(ROLLOUT, 1, samples=2)
+
     def burst() -> None:
-        for number in range(1, 5):
+        for number in range(2, 5):
             time.sleep(GATHER_S / 10)
             bench.broker.issue(ROLLOUT, number, samples=2)
 
