@@ -154,8 +154,8 @@ def rows_hash(problems: Iterable[Problem]) -> str:
     return digest.hexdigest()
 
 
-FORMAL_REASONS = ("concept_tag", "blank")
-"""Removals that take nothing away from a reader."""
+FORMAL_REASONS = ("concept_tag", "blank", "invisible", "thinking")
+"""Removals that take nothing away from a reader: a model that thinks has some in every feedback."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ Nats = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 class ExchangeFilter(BaseModel):
     """All given fields must hold. verdict is a word class (`match`), or a whole verdict (`match:torque`);
-    redacted: whether rules took something out of the feedback, beside its concept;
+    redacted: whether rules took something out of the feedback, beside its concept and hidden thinking;
     acted finds exchanges that a person flagged or excluded (what was refused does not count);
     chars are those of the response, nats the mean divergence of a traced rollout; both ends of a range are in it, but
     that of max_nats;

@@ -62,8 +62,11 @@ def test_an_answer_in_a_feedback_is_not_delivered() -> None:
     assert exchange.delivered is not None and "18" not in exchange.delivered
 
 
-def test_the_concept_tag_does_not_count_as_something_taken_away() -> None:
-    assert judge(GOOD, PROBLEM, FORMAT).removed == ()
+@pytest.mark.parametrize("before", ["", "<think>The answer is 18, surely.</think>", "\N{ZERO WIDTH SPACE}"])
+def test_what_no_reader_would_miss_does_not_count_as_taken_away(before: str) -> None:
+    """Its concept tag, thinking, characters that nobody sees."""
+    exchange = judge(before + GOOD, PROBLEM, FORMAT)
+    assert (exchange.delivered, exchange.removed) == (judge(GOOD, PROBLEM, FORMAT).delivered, ())
 
 
 def test_a_revealed_result_is_said_to_have_been_removed() -> None:
@@ -71,6 +74,7 @@ def test_a_revealed_result_is_said_to_have_been_removed() -> None:
     exchange = judge(raw, PROBLEM, FORMAT)
     assert exchange.delivered == judge(GOOD, PROBLEM, FORMAT).delivered
     assert exchange.removed == (f" The answer is {PROBLEM.answer}.",)
+    assert judge(f"<think>Hm.</think>{raw}", PROBLEM, FORMAT).removed == exchange.removed
 
 
 def test_verdicts_are_counted_without_their_word() -> None:
