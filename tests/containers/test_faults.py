@@ -54,7 +54,7 @@ def assert_under_way(project: Project) -> None:
 
 def test_every_container_killed_with_a_second_trainer_and_every_message_twice(project: Project) -> None:
     begin(project, "killed")
-    second = project.compose("run", "--detach", "--no-deps", "trainer-a").strip()
+    second = project.compose("run", "--detach", "--no-deps", "--env", "OPCOD_REPLICA=second", "trainer-a").strip()
     for service in ORDER:
         assert_under_way(project)
         project.kill(service)
