@@ -78,13 +78,16 @@ class Room:
     def seen(self, job: Job) -> None:
         self._expected[job.kind] = job.sequences
 
-    def fits(self, kind: JobKind, held: Sequence[Job], finished: int = 0) -> bool:
-        """Whether one more job of `kind` belongs into the batch that `held` makes up, less the sequences `finished`."""
+    def fits(self, kind: JobKind, held: Sequence[Job], finished: int = 0, *, beyond: bool = True) -> bool:
+        """Whether one more job of `kind` belongs into the batch that `held` makes up, less the sequences `finished`.
+
+        beyond: with the room that feedback has beyond the slots.
+        """
         # However large: an evaluation may have more sequences than there are slots, and is run in turns.
         if not held:
             return True
         size = self._expected[kind]
-        extra = size if kind is JobKind.FEEDBACK else 0
+        extra = size if beyond and kind is JobKind.FEEDBACK else 0
         return used(held) - finished + size <= self.slots + extra
 
     def free(self, held: Sequence[Job], finished: int = 0) -> int:
@@ -279,14 +282,16 @@ class JobIntake:
         return sorted(left, key=lambda held: JOB_PRIORITY.index(held.job.kind))
 
     def _fill(self, kinds: Sequence[JobKind], gather_s: float) -> None:
-        """Take while there is room and jobs come less than `gather_s` apart."""
+        """Take while there is room and jobs come less than `gather_s` apart. Once the slots are full nothing is waited
+        for: feedback that is there already still finds its room beyond them."""
         while fitting := self._fitting(kinds):
-            if not self._take(fitting, gather_s):
+            full = not self._fitting(fitting, beyond=False)
+            if not self._take(fitting, 0.0 if full else gather_s):
                 return
 
-    def _fitting(self, kinds: Sequence[JobKind]) -> list[JobKind]:
+    def _fitting(self, kinds: Sequence[JobKind], *, beyond: bool = True) -> list[JobKind]:
         finished = self._finished()
-        return [kind for kind in kinds if self._room.fits(kind, self.jobs, finished)]
+        return [kind for kind in kinds if self._room.fits(kind, self.jobs, finished, beyond=beyond)]
 
     def _take(self, kinds: Sequence[JobKind], block_s: float) -> bool:
         queues = [self._queues[kind] for kind in kinds]

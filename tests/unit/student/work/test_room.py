@@ -32,6 +32,11 @@ def test_lower_kinds_fit_into_the_slots_and_feedback_one_job_beyond(kind: JobKin
     assert Room(12, SIZES).fits(kind, [job(ROLLOUT, size) for size in held]) is fits
 
 
+def test_the_room_beyond_the_slots_is_left_out_where_nothing_waits_for_it() -> None:
+    held = [[job(ROLLOUT, size)] for size in (8, 9, 12)]
+    assert [Room(12, SIZES).fits(FEEDBACK, each, beyond=False) for each in held] == [True, False, False]
+
+
 def test_sequences_that_have_ended_make_room_for_others() -> None:
     room, held = Room(12, SIZES), [job(ROLLOUT, 6), job(ROLLOUT, 6)]
     assert [room.fits(ROLLOUT, held, finished) for finished in (3, 4)] == [False, True]
