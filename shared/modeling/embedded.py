@@ -9,7 +9,9 @@ import logging
 import os
 import shutil
 import tempfile
+from contextlib import redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +100,11 @@ def convert_model(gguf: Path, directory: Path) -> None:
     disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     loaded: Any
-    loaded, info = AutoModelForCausalLM.from_pretrained(
-        **source, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-    )
+    # The reader of GGUF draws a bar of its own whatever is disabled, hundreds of lines in a log.
+    with redirect_stderr(StringIO()):
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
     refuse_others(info, gguf)
     config = loaded.config
     # The weights are bf16 from here on; a model that says it is quantised would be refused.

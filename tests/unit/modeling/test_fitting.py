@@ -315,7 +315,9 @@ def test_what_a_library_tells_of_a_load_is_refused_the_same_way(tmp_path: Path) 
         refuse_others(info, tmp_path)
 
 
-def test_a_quantised_file_without_a_tensor_is_not_converted(tiny_dir: Path, tmp_path: Path) -> None:
+def test_a_quantised_file_without_a_tensor_is_not_converted_and_draws_no_bar(
+    tiny_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     gguf = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
     writer.add_block_count(2)
@@ -335,3 +337,4 @@ def test_a_quantised_file_without_a_tensor_is_not_converted(tiny_dir: Path, tmp_
     writer.close()
     with pytest.raises(ModelError, match=r"missing: model\.layers\.0\.\S+, \S+, \S+ and 16 more$"):
         convert_model(tmp_path / "tiny.gguf", tmp_path / "converted")
+    assert "%|" not in capsys.readouterr().err
