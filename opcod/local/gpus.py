@@ -18,8 +18,9 @@ Shares = dict[str, tuple[int, ...]]
 """By service, indices into the GPUs that this machine shows us."""
 
 
-def wanted(settings: RunSettings, node: int = 0) -> dict[str, int]:
-    """By service of that node, how many GPUs it uses there where there are any; students first.
+def wanted(settings: RunSettings, node: int = 0, *, trainers: bool = True) -> dict[str, int]:
+    """By service of that node, how many GPUs it uses there where there are any; students first. trainers: whether
+    there are any, as in a run that is not only served.
 
     Raises ConfigError.
     """
@@ -29,23 +30,28 @@ def wanted(settings: RunSettings, node: int = 0) -> dict[str, int]:
         section = settings.students[ServiceName.of(service).student]
         elsewhere = section.engine == "scripted" or section.finds_server
         students[service] = 0 if elsewhere else section.vllm.gpus if section.engine == "vllm" else 1
-    trainers = {
+    training = {
         service: settings.trainer.ranks // len(on) for service, on in places.items() if service.startswith("trainer")
     }
-    return {service: count for service, count in {**students, **trainers}.items() if node in places[service]}
+    found = {**students, **training} if trainers else students
+    return {service: count for service, count in found.items() if node in places[service]}
 
 
-def share_out(settings: RunSettings, available: int, node: int = 0) -> Shares:
+def share_out(settings: RunSettings, available: int, node: int = 0, *, trainers: bool = True) -> Shares:
     """GPUs of each service of that node: those of `resources.gpus`; else students' one after the other, in a row, and
     from the first again when they are used up, and for each trainer those that the fewest have, of equals rather its
-    own student's and no other's.
+    own student's and no other's. trainers: as in `wanted`.
 
     Raises ConfigError where a service needs more than there are, or what is set cannot be.
     """
-    needs = {service: count for service, count in wanted(settings, node).items() if count}
+    needs = {service: count for service, count in wanted(settings, node, trainers=trainers).items() if count}
     if settings.resources.gpus is not None:
         places = placement(settings)
-        here = {name: gpus for name, gpus in settings.resources.gpus.items() if node in places.get(name, (node,))}
+        here = {
+            name: gpus
+            for name, gpus in settings.resources.gpus.items()
+            if node in places.get(name, (node,)) and (trainers or not name.startswith("trainer"))
+        }
         shares = _as_set(here, needs, available)
         if settings.resources.turns and len({gpu for gpus in shares.values() for gpu in gpus}) > 1:
             raise ConfigError(

@@ -52,7 +52,7 @@ class NodeServices:
         start_process: Launch = launch,
     ) -> None:
         self.supervisor = Supervisor(start_process=start_process)
-        self.gpus = share_out(settings, gpus_here(), node)
+        self.gpus = share_out(settings, gpus_here(), node, trainers=mode == "run")
         self.restarts: dict[str, int] = {}
         self._paths = paths
         self._settings = settings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import tomli_w
 
 from opcod.local.cards import card_sizes
-from opcod.local.gpus import Shares, share_out_all, shared
+from opcod.local.gpus import Shares, share_out, share_out_all, shared
 from opcod.local.names import ServiceName, student_services
 from opcod.local.nodes import on_one_node
 from opcod.planning.cards import GIB, Card, CardPlan, CardPlanner, ServerPlan
@@ -47,7 +47,12 @@ def plan_machine(
 
     Raises ConfigError where a card has no room for what runs on it, with all there is to say.
     """
-    shares = _shares_for(purpose, settings, models)
+    # One student may be fine-tuned without the other.
+    shares = {
+        service: gpus
+        for service, gpus in started_shares(settings, purpose).items()
+        if ServiceName.of(service).student in models
+    }
     described = [name for name in models if purpose == "prepare" and _is_described(settings, name)]
     if not shares and not described:
         return CardPlan()
@@ -67,18 +72,16 @@ def plan_machine(
     return replace(plan, servers={**plan.servers, **elsewhere})
 
 
-def _shares_for(purpose: Purpose, settings: RunSettings, models: Mapping[str, Path]) -> Shares:
-    """Of the services that are started for that."""
+def started_shares(settings: RunSettings, purpose: Purpose) -> Shares:
+    """GPUs of the services that are started for that: to serve a run, on one machine, its students alone.
+
+    Raises ConfigError.
+    """
     if purpose == "prepare":
         return {}
-    # Serving a run is one machine's.
-    placed = settings if purpose == "run" else on_one_node(settings)
-    # One student may be fine-tuned without the other.
-    return {
-        service: gpus
-        for service, gpus in share_out_all(placed, gpus_here()).items()
-        if (name := ServiceName.of(service)).student in models and (purpose == "run" or name.kind != "trainer")
-    }
+    if purpose == "up":
+        return share_out(on_one_node(settings), gpus_here(), trainers=False)
+    return share_out_all(settings, gpus_here())
 
 
 def plan_shares(

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from opcod.installed import require_model_packages
 from opcod.local.deployment import latest_run
-from opcod.local.gpus import require_room, share_out, share_out_all
+from opcod.local.gpus import require_room, share_out
 from opcod.local.host_memory import memory_here
 from opcod.local.nodes import PORTS
 from opcod.options import given, paths_for, settings_from
 from opcod.planning.contexts import crowded, too_long
 from opcod.planning.disk import existing, known_shapes, require_disk
 from opcod.planning.host import memory_note, run_bytes
-from opcod.planning.machine import Purpose, counting, plan_machine
+from opcod.planning.machine import Purpose, counting, plan_machine, started_shares
 from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
 from opcod.planning.work import Count, Lengths, prompt_lengths, prompts_asked, refused_prompt
 from opcod.prepare.models import as_made_here, base_model
@@ -153,11 +153,11 @@ def check_engines(settings: RunSettings, purpose: Purpose = "run", students: Seq
     for student in (settings.students[name] for name in students or settings.names):
         if student.engine == "vllm" and student.vllm.url is None:
             find_installation(student.vllm)
-    available = gpus_here()
     if purpose != "prepare":
-        require_room(settings, share_out_all(settings, available))
+        require_room(settings, started_shares(settings, purpose))
     elif any(student.specialize and student.engine != "scripted" for student in settings.students.values()):
         # Engines and trainers have GPUs of their own, which are not seen from here.
+        available = gpus_here()
         share_out(as_made_here(settings, available, purpose), available)
 
 

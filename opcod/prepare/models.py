@@ -178,8 +178,9 @@ def made_in(log_file: Path) -> Path:
 def as_made_here(settings: RunSettings, available: int, purpose: Purpose | None) -> RunSettings:
     """With no more ranks than can work on this machine. available: GPUs."""
     here = on_one_node(settings)
-    # A run of this machine is refused where it has too few GPUs; what is prepared here may be trained elsewhere.
-    most = available if purpose == "prepare" else here.trainer.ranks
+    # A run of this machine is refused where it has too few GPUs; what is prepared or served here may be trained
+    # elsewhere.
+    most = available if purpose in ("prepare", "up") else here.trainer.ranks
     ranks = min(here.trainer.ranks, most if available else cores_here())
     return here.model_copy(update={"trainer": here.trainer.model_copy(update={"ranks": ranks})})
 

@@ -184,6 +184,15 @@ def test_more_than_there_are_is_an_error() -> None:
         share_out(settings("trainer.ranks=2", "resources.gpus={ trainer-a = [2] }"), 4)
 
 
+def test_where_no_trainer_is_started_none_is_given_a_gpu_or_refused_for_want_of_one() -> None:
+    assert share_out(settings("trainer.ranks=3"), 2, trainers=False) == {"student-a": (0,), "student-b": (1,)}
+    chosen = "resources.gpus={ student-a = [0], student-b = [0], trainer-a = [1, 2], trainer-b = [3, 4] }"
+    one = share_out(settings("trainer.ranks=2", chosen), 1, trainers=False)
+    assert one == {"student-a": (0,), "student-b": (0,)}
+    with pytest.raises(ConfigError, match=r"trainer-a = \[1, 2\], and this machine has 1 GPUs"):
+        share_out(settings("trainer.ranks=2", chosen), 1)
+
+
 GIVEN = ("student-a=1", "trainer-a=2")
 
 

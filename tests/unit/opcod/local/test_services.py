@@ -9,7 +9,7 @@ from opcod.local.processes import ProcessFailedError, ProcessSpec
 from opcod.local.services import NodeServices, Told
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
-from shared.errors import StoppedError, UnavailableError
+from shared.errors import ConfigError, StoppedError, UnavailableError
 
 ASKED = ("OPCOD_STUDENT", "OPCOD_REPLICA", "OPCOD_PORT", "CUDA_VISIBLE_DEVICES")
 
@@ -28,6 +28,15 @@ def test_a_service_that_does_not_come_is_named_with_the_end_of_its_log(services:
         services.wait("trainer-a", lambda: "it has not begun to listen", 0.0)
     said = f"waited 0 s for trainer-a: it has not begun to listen; its log ({log}) ends:\nno such model"
     assert str(refused.value) == said
+
+
+def test_of_a_run_that_is_served_students_alone_have_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    paths = Paths(runs_dir=tmp_path, run="pair", cache_dir=tmp_path / "cache")
+    more = load_settings(preset="smoke", overrides=["trainer.ranks=3"], environ={})
+    assert NodeServices(paths, more, "up").gpus == {"student-a": (0,), "student-b": (1,)}
+    with pytest.raises(ConfigError, match="trainer-a needs 3 GPUs, this machine has 2"):
+        NodeServices(paths, more, "run")
 
 
 def test_each_replica_is_a_process_with_a_name_log_port_and_gpu_of_its_own(

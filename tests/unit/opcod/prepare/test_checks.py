@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from opcod.planning import disk
-from opcod.prepare.checks import check_settings, notes_before
+from opcod.prepare.checks import check_engines, check_settings, notes_before
 from shared.config.loading import load_settings
 from shared.config.settings import Paths
 from shared.errors import ConfigError, ModelError
@@ -48,6 +48,16 @@ def test_of_one_student_alone_no_other_one_s_model_and_engine_are_looked_for(
 
 
 @pytest.mark.model
+def test_who_serves_a_run_needs_no_gpus_for_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    ranks = load_settings(preset="smoke", overrides=["trainer.ranks=2"], environ={})
+    spread = load_settings(preset="smoke", overrides=["trainer.ranks=4", "resources.nodes=2"], environ={})
+    for settings in (ranks, spread):
+        with pytest.raises(ConfigError, match=r"trainer-\w needs \d GPUs, this machine has 1"):
+            check_engines(settings, "run")
+        check_engines(settings, "up")
+
+
 def test_what_comes_before_a_run_is_told_what_the_run_would_say(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "thinking")
     (model / "chat_template.jinja").write_text("{{ messages[-1].content }}<think>")

@@ -70,6 +70,8 @@ def test_a_model_that_a_run_was_begun_with_is_not_made_again_without_room_for_it
         (("trainer.ranks=4",), 4, "prepare", 4),
         # The trainer's pods have GPUs of their own.
         (("trainer.ranks=16",), 1, "prepare", 1),
+        # Who serves a run has no trainer, and one that is begun by it is trained later.
+        (("trainer.ranks=16",), 1, "up", 1),
         # Refused where GPUs are shared out, which says so.
         (("trainer.ranks=16",), 1, "run", 16),
         (("trainer.ranks=1024",), 0, "run", cores_here()),
