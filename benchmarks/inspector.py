@@ -50,6 +50,7 @@ def main() -> None:
         first = [shown_ms(page, url, "/") for _ in range(options.times)]
         tutee = [shown_ms(page, url, "/?student=a") for _ in range(options.times)]
         rare = [shown_ms(page, url, f"/?q=straw+{77_000 + n}") for n in range(options.times)]
+        letter = [shown_ms(page, url, "/?q=s") for _ in range(options.times)]
         common = [shown_ms(page, url, "/?q=straw&domain=physics") for _ in range(options.times)]
     figures = {
         "event to row, ms": statistics.median(rows),
@@ -57,6 +58,7 @@ def main() -> None:
         f"first page of {options.feedbacks}, ms": statistics.median(first),
         "first page of one tutee, ms": statistics.median(tutee),
         "search for a rare word, ms": statistics.median(rare),
+        "search for one letter, ms": statistics.median(letter),
         "search for a word that all have, ms": statistics.median(common),
     }
     print(json.dumps({name: round(value, 1) for name, value in figures.items()}, indent=1))

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, count, pairwise, takewhile
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -67,6 +68,10 @@ Between = tuple[int, int]
 """Ids of exchanges, neither of them included."""
 EVERY: Between = (0, MAX_INTEGER)
 
+Order = Literal["ASC", "DESC"]
+FIRST_SPAN, WIDER = 2000, 8
+"""Ids that a search is asked about at first, and how much wider each next stretch of them is."""
+
 ANY = "TRUE"
 """The condition of a filter that wants everything: a WHERE has to have one."""
 
@@ -111,6 +116,20 @@ def conditions(wanted: ExchangeFilter, between: Between | None = None) -> list[C
         if word is not None:
             found.append(("exchanges.word = ?", word))
     return [*found, *_text_conditions(wanted.q or "", between or EVERY)]
+
+
+def spans(between: Between, newest: int, order: Order) -> list[Between]:
+    """The same ids in stretches, as they are read in this order.
+
+    An index of words gathers every match of the ids that it is asked about, however few are wanted of them.
+    """
+    low, high = between[0], min(between[1] - 1, newest)
+    widths = accumulate(FIRST_SPAN * WIDER**wider for wider in count())
+    cuts = list(takewhile(lambda width: width < high - low, widths))
+    ends = [low + cut for cut in cuts] if order == "ASC" else [high - cut for cut in reversed(cuts)]
+    # The last one keeps the end that was given: what comes meanwhile belongs to it.
+    found = [(after, between[1] if last == high else last + 1) for after, last in pairwise([low, *ends, high])]
+    return found if order == "ASC" else found[::-1]
 
 
 def where_of(all_conditions: Sequence[Condition]) -> tuple[str, list[str | int | float]]:

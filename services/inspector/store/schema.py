@@ -1,6 +1,7 @@
 """Tables of the inspector's store.
 
-Two indexes find texts. `exchange_texts` has words, with their combining marks. `exchange_grams` has every three
+Two indexes find texts. `exchange_texts` has words, with their combining marks, and their first characters: without
+these what one letter finds would be put together of all words that begin with it. `exchange_grams` has every three
 characters in a row, of the rows in which blanks do not tell words apart (Han, kana, Hangul, Thai, …): for others it
 would cost a multiple of their text and find nothing more. Both are made anew when a store of an earlier schema that
 differs in nothing else is opened.
@@ -10,8 +11,8 @@ smaller ids. Exchanges, revisions, divergences and acts share a key but not a fo
 
 from shared.method.scripts import HANGUL, UNSPACED
 
-SCHEMA_VERSION = "3"
-REINDEXED_VERSIONS = ("2",)
+SCHEMA_VERSION = "4"
+REINDEXED_VERSIONS = ("2", "3")
 """Earlier schemas that differ in the indexes alone."""
 
 TABLES = """
@@ -142,7 +143,7 @@ INDEXES = (
     f"""
     CREATE VIRTUAL TABLE IF NOT EXISTS exchange_texts USING fts5 (
         {", ".join(_COLUMNS)}, content = 'exchanges', content_rowid = 'id',
-        tokenize = "unicode61 categories 'L* N* Co Mn Mc'"
+        prefix = '1', tokenize = "unicode61 categories 'L* N* Co Mn Mc'"
     )""",
     f"""
     CREATE VIRTUAL TABLE IF NOT EXISTS exchange_grams USING fts5 (

@@ -15,7 +15,16 @@ import structlog
 
 from services.inspector.http.views import ActView, ExchangeView, exchange_view
 from services.inspector.store.database import DamagedStoreError, Database, Value, set_aside
-from services.inspector.store.filters import EVERY, Between, Condition, ExchangeFilter, conditions, where_of
+from services.inspector.store.filters import (
+    EVERY,
+    Between,
+    Condition,
+    ExchangeFilter,
+    Order,
+    conditions,
+    spans,
+    where_of,
+)
 from services.inspector.store.log import RunLog
 from services.inspector.store.records import GAP_SUFFIX, START, Entry, StoredExchange, order_of, told
 from services.inspector.store.schema import REINDEX, REINDEXED_VERSIONS, SCHEMA_VERSION, SCRIPT
@@ -190,14 +199,14 @@ class Store:
     ) -> list[ExchangeView]:
         """Newest first, with ids below `before` and above `after`."""
         between: Between = (after, EVERY[1] if before is None else before)
-        return self._exchanges(conditions(wanted, between), "DESC", limit)
+        return self._exchanges_between(wanted, between, "DESC", limit)
 
     def exchanges_between(
         self, wanted: ExchangeFilter, *, after: int, upto: int | None = None, limit: int
     ) -> list[ExchangeView]:
         """Oldest first, with ids above `after` and at most `upto`."""
         between: Between = (after, EVERY[1] if upto is None else upto + 1)
-        return self._exchanges(conditions(wanted, between), "ASC", limit)
+        return self._exchanges_between(wanted, between, "ASC", limit)
 
     def spread(self, wanted: ExchangeFilter) -> list[Counted]:
         """How often the exchanges of a filter have each value of each dimension."""
@@ -235,7 +244,17 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
-    def _exchanges(self, all_conditions: Sequence[Condition], order: str, limit: int) -> list[ExchangeView]:
+    def _exchanges_between(
+        self, wanted: ExchangeFilter, between: Between, order: Order, limit: int
+    ) -> list[ExchangeView]:
+        found: list[ExchangeView] = []
+        for span in spans(between, self.newest_exchange_id(), order) if wanted.q else [between]:
+            found += self._exchanges(conditions(wanted, span), order, limit - len(found))
+            if len(found) >= limit:
+                break
+        return found
+
+    def _exchanges(self, all_conditions: Sequence[Condition], order: Order, limit: int) -> list[ExchangeView]:
         where, parameters = where_of(all_conditions)
         sql = f"{_SELECT_EXCHANGES} WHERE {where} ORDER BY exchanges.id {order} LIMIT ?"
         return [exchange_view(row) for row in self._database.read(sql, [*parameters, limit])]

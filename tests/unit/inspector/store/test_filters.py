@@ -6,7 +6,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.inspector.store.filters import Condition, ExchangeFilter, TextSearch, conditions, where_of
+from services.inspector.store.filters import (
+    EVERY,
+    FIRST_SPAN,
+    Condition,
+    ExchangeFilter,
+    Order,
+    TextSearch,
+    conditions,
+    spans,
+    where_of,
+)
 from services.inspector.store.records import Entry, LoggedEvent
 from services.inspector.store.store import Store
 from tests.unit.inspector.told import acted, feedback, revised
@@ -114,6 +124,33 @@ def test_of_old_rows_an_index_of_words_tells_no_newer_ones(store: Store) -> None
     asked = [line for line in plan if "VIRTUAL TABLE" in line]
     assert len(asked) == 2
     assert all(line.endswith("><") for line in asked), "both ends are the index's own"
+
+
+IDS = st.integers(0, 5 * FIRST_SPAN)
+
+
+@given(after=IDS, before=st.one_of(IDS, st.just(EVERY[1])), newest=IDS, order=st.sampled_from(["ASC", "DESC"]))
+def test_the_stretches_of_a_search_are_all_its_ids_once(after: int, before: int, newest: int, order: Order) -> None:
+    found = spans((after, before), newest, order)
+    step = 1 if order == "ASC" else -1
+    ids = [range(low + 1, min(high, newest + 1))[::step] for low, high in found]
+    assert [id_ for stretch in ids for id_ in stretch] == list(range(after + 1, min(before, newest + 1)))[::step]
+    assert len(ids[0]) <= FIRST_SPAN
+    assert max(high for _, high in found) == before, "what comes meanwhile is in it, too"
+
+
+def test_a_search_finds_its_next_ones_however_far_away(store: Store) -> None:
+    for number, id_ in enumerate((1, 2, 9 * FIRST_SPAN, 99 * FIRST_SPAN)):
+        with store._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO sqlite_sequence (rowid, name, seq) VALUES (1, 'exchanges', ?)", (id_ - 1,)
+            )
+        store.append([Entry(f"{number + 1}-0", feedback(f"p{number}", raw=f"odd {number % 2}"))], f"{number + 1}-0")
+    word, odd = ExchangeFilter(q="o"), ExchangeFilter(q="odd 1")
+    assert [each.problem_id for each in store.newest_exchanges(word, before=None, limit=3)] == ["p3", "p2", "p1"]
+    assert [each.problem_id for each in store.newest_exchanges(odd, before=9 * FIRST_SPAN, limit=3)] == ["p1"]
+    assert [each.problem_id for each in store.exchanges_between(word, after=1, limit=2)] == ["p1", "p2"]
+    assert [each.problem_id for each in store.exchanges_between(odd, after=2, limit=1)] == ["p3"]
 
 
 def plan_of(store: Store, found: Sequence[Condition]) -> list[str]:

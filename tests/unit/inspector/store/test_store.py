@@ -11,7 +11,7 @@ from services.inspector.store.database import set_aside
 from services.inspector.store.filters import ExchangeFilter
 from services.inspector.store.log import _SINCE_STEP
 from services.inspector.store.records import Entry, Gap, StoredExchange, told
-from services.inspector.store.schema import TABLES
+from services.inspector.store.schema import REINDEXED_VERSIONS, TABLES
 from services.inspector.store.store import Store, store_or_new
 from shared.errors import ConfigError, StorageError
 from tests.unit.inspector.told import RUN, feedback, revised, status
@@ -118,15 +118,17 @@ CREATE TRIGGER exchange_updated AFTER UPDATE OF question, response, raw ON excha
     INSERT INTO exchange_texts (rowid, question, response, raw)
     VALUES (new.id, new.question, new.response, new.raw);
 END;
-UPDATE meta SET value = '2' WHERE name = 'schema';
 """
 
 
-def test_a_store_of_the_schema_before_is_indexed_anew_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", REINDEXED_VERSIONS)
+def test_a_store_of_the_schema_before_is_indexed_anew_and_goes_on(tmp_path: Path, version: str) -> None:
     path = tmp_path / "log.sqlite3"
     Store(path, RUN).close()
     connection = sqlite3.connect(path)
     connection.executescript(OLD_INDEX)
+    connection.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (version,))
+    connection.commit()
     connection.close()
     old = sqlite3.connect(path)
     columns = [row[1] for row in old.execute("PRAGMA table_info(exchanges)") if row[1] != "id"]
@@ -143,18 +145,20 @@ def test_a_store_of_the_schema_before_is_indexed_anew_and_goes_on(tmp_path: Path
     store.append([Entry("6-0", status(), (whole(response="动能守恒"),))], "6-0")
     assert ids(store, ExchangeFilter(q="加速度")) == []
     assert ids(store, ExchangeFilter(q="动能守恒")) == ["p1"]
+    [made] = store._database.read("SELECT sql FROM sqlite_master WHERE name = 'exchange_texts'")
+    assert "prefix = '1'" in made["sql"], "what a letter finds is in the index as such"
     store.close()
     Store(path, RUN).close()
 
 
-@pytest.mark.parametrize("version", ["1", "4"])
+@pytest.mark.parametrize("version", ["1", "5"])
 def test_a_store_of_another_schema_is_left_alone(tmp_path: Path, version: str) -> None:
     path = tmp_path / "log.sqlite3"
     Store(path, RUN).close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (version,))
     connection.close()
-    with pytest.raises(ConfigError, match=f"expected a store with schema '3', got '{version}'; move the file away"):
+    with pytest.raises(ConfigError, match=f"expected a store with schema '4', got '{version}'; move the file away"):
         Store(path, RUN)
 
 
