@@ -86,7 +86,7 @@ def evaluate_student(
     require_model_packages("`opcod eval`")
     console = make_console()
     paths = paths_for(runs_dir, run_name or latest_run(runs_dir), cache_dir)
-    settings = stored_settings(paths)
+    settings = stored_settings(paths, begins=True)
     # Whatever can be refused is refused before a model is loaded.
     version = resolve_version(paths, sorted(settings.students), student)
     check_directory("--runs-dir", paths.run_dir / EVALUATIONS)

@@ -68,7 +68,7 @@ class Deployment(BaseModel):
 
     def settings(self) -> RunSettings:
         """Those that the run was begun with. Raises ConfigError if its directory is not here."""
-        return settings_of(self.run_dir)
+        return settings_of(self.run_dir, begins=False)
 
     def services(self) -> list[str]:
         """Names of all that must be up, also of what has not said where it is."""

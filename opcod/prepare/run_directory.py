@@ -59,11 +59,12 @@ def create_run(paths: Paths, settings: RunSettings) -> None:
     atomic_write(paths.run_dir / "config.toml", to_toml(settings).encode())
 
 
-def stored_settings(paths: Paths) -> RunSettings:
-    """Settings of an existing run. Raises ConfigError if there is none."""
+def stored_settings(paths: Paths, *, begins: bool = False) -> RunSettings:
+    """Settings of an existing run. begins: whether something is to be started with them, which may be refused today of
+    a run that began before. Raises ConfigError if there is none."""
     require_run(paths.run_dir)
     _refuse_another_name(paths)
-    return asked_settings(paths.run_dir)
+    return asked_settings(paths.run_dir, begins=begins)
 
 
 class _Named(BaseModel):
@@ -88,7 +89,7 @@ def _refuse_another_name(paths: Paths) -> None:
 
 def kept_settings(paths: Paths, preset: str | None, config: Path | None, overrides: list[str] | None) -> RunSettings:
     """Settings of an existing run, whose command line may name settings, but no others."""
-    settings = stored_settings(paths)
+    settings = stored_settings(paths, begins=True)
     if given(preset, config, overrides):
         refuse_changes(settings, settings_on(paths, preset, config, overrides))
     return settings

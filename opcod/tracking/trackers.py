@@ -12,7 +12,7 @@ from opcod.tracking.figures import ChangedAnswers, figures
 from opcod.tracking.sinks import SINKS, Sink, open_sink
 from opcod.tracking.spans import INSTALL_TRACE, SpanTracker
 from opcod.tracking.tables import step_tables
-from shared.config.loading import read_toml, validate
+from shared.config.loading import asked_settings
 from shared.contracts.events import Event, Revised, StepApplied
 from shared.errors import ConfigError
 from shared.installed import optional
@@ -34,7 +34,7 @@ def open_tracker(to: str, run_dir: Path, exchanges: Exchanges, shown: int) -> Tr
     installed, and where the run's config.toml cannot be read."""
     if to == OTLP:
         exporter = optional("opentelemetry.exporter.otlp.proto.http.trace_exporter", INSTALL_TRACE)
-        settings = validate(read_toml(run_dir / "config.toml"))
+        settings = asked_settings(run_dir, begins=False)
         sequential = settings.run.schedule == "sequential"
         return SpanTracker(exporter.OTLPSpanExporter(), run_dir.name, sequential=sequential)
     if to in SINKS:

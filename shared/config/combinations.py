@@ -23,7 +23,6 @@ def even_share(per_step: int, domains: Collection[str]) -> int:
 def refuse_contradictions(settings: "RunSettings") -> None:
     """Raises ValueError naming the setting to change."""
     run, gate, students = settings.run, settings.gate, settings.students
-    _refuse_count(settings)
     for name, student in sorted(students.items()):
         if student.examples is not None and not student.specialize:
             raise ValueError(f"students.{name}.examples: without students.{name}.specialize = true they are not used")
@@ -75,8 +74,8 @@ def refuse_contradictions(settings: "RunSettings") -> None:
         )
 
 
-def _refuse_count(settings: "RunSettings") -> None:
-    """Fewer students than the method needs, or more than it can have."""
+def require_students(settings: "RunSettings") -> None:
+    """Raises ValueError where there are fewer students than the method needs, or more than it can have."""
     method, names = settings.run.method, settings.names
     if not names:
         raise ValueError("students: expected sections [students.<name>], got none")

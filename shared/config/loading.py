@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from shared.config.section import LOOKED_AT
 from shared.config.settings import RunSettings
 from shared.config.students import StudentSection
 from shared.errors import MAX_SHOWN_CHARS, ConfigError, reason, shown
@@ -75,10 +76,13 @@ def load_settings(
     return validate(tree)
 
 
-def validate(tree: Tree) -> RunSettings:
-    """Raises ConfigError listing bad keys with what was expected."""
+def validate(tree: Tree, *, begins: bool = True) -> RunSettings:
+    """begins: whether something is to be started with them; of a run that is only looked at less is refused.
+
+    Raises ConfigError listing bad keys with what was expected.
+    """
     try:
-        found = RunSettings.model_validate(tree)
+        found = RunSettings.model_validate(tree, context=None if begins else LOOKED_AT)
     except ValidationError as error:
         faults = error.errors()
         more = [f"and {len(faults) - _MAX_FAULTS} more"] if len(faults) > _MAX_FAULTS else []
@@ -87,20 +91,21 @@ def validate(tree: Tree) -> RunSettings:
     return found
 
 
-def settings_of(run_dir: Path) -> RunSettings:
-    """What a run's services go by: what it was started with, and what was planned for its machine.
+def settings_of(run_dir: Path, *, begins: bool = True) -> RunSettings:
+    """What a run's services go by: what it was started with, and what was planned for its machine. begins: as in
+    `validate`.
 
     Raises ConfigError.
     """
     tree = read_toml(run_dir / CONFIG_FILE)
     if (run_dir / PLANNED_FILE).exists():
         _merge(tree, read_toml(run_dir / PLANNED_FILE))
-    return validate(tree)
+    return validate(tree, begins=begins)
 
 
-def asked_settings(run_dir: Path) -> RunSettings:
-    """What a run was started with. Raises ConfigError."""
-    return validate(read_toml(run_dir / CONFIG_FILE))
+def asked_settings(run_dir: Path, *, begins: bool = True) -> RunSettings:
+    """What a run was started with. begins: as in `validate`. Raises ConfigError."""
+    return validate(read_toml(run_dir / CONFIG_FILE), begins=begins)
 
 
 def read_toml(path: Path) -> Tree:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import httpx2
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from shared.bus.redis_url import names_password, with_password
-from shared.config.section import OpenUrl, Positive, Section, Share
+from shared.config.section import OpenUrl, Positive, Section, Share, looked_at
 from shared.errors import ConfigError, reason, shown
 from shared.files.text import expanded
 from shared.http.access import Limits
@@ -48,8 +48,8 @@ class BusSection(Section):
     heartbeat_s: float = Field(default=2.0, gt=0)
 
     @model_validator(mode="after")
-    def _password_of_something(self) -> Self:
-        if self.password_file is not None and self.url is None:
+    def _password_of_something(self, info: ValidationInfo) -> Self:
+        if self.password_file is not None and self.url is None and not looked_at(info):
             raise ValueError("password_file: the embedded server has no password; name bus.url, or leave it out")
         return self
 
@@ -104,14 +104,18 @@ class ResourcesSection(Section):
 
     @field_validator("gpus")
     @classmethod
-    def _each_once(cls, gpus: dict[str, tuple[int, ...]] | None) -> dict[str, tuple[int, ...]] | None:
+    def _each_once(
+        cls, gpus: dict[str, tuple[int, ...]] | None, info: ValidationInfo
+    ) -> dict[str, tuple[int, ...]] | None:
         for service, cards in (gpus or {}).items():
-            if len(set(cards)) < len(cards):
+            if len(set(cards)) < len(cards) and not looked_at(info):
                 raise ValueError(f"{service}: expected each GPU once, got {list(cards)}")
         return gpus
 
     @model_validator(mode="after")
-    def _placed_on_nodes(self) -> Self:
+    def _placed_on_nodes(self, info: ValidationInfo) -> Self:
+        if looked_at(info):
+            return self
         for service, nodes in (self.placement or {}).items():
             if not nodes or len(set(nodes)) < len(nodes) or not all(0 <= node < self.nodes for node in nodes):
                 raise ValueError(
@@ -241,7 +245,9 @@ class VllmSection(Section):
 
     @field_validator("url")
     @classmethod
-    def _can_be_asked(cls, url: str | None) -> str | None:
+    def _can_be_asked(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if looked_at(info):
+            return url
         if url is not None and url.startswith("unix:"):
             require_short(url.removeprefix("unix:"))
         elif url is not None:
@@ -250,7 +256,9 @@ class VllmSection(Section):
 
     @field_validator("arguments")
     @classmethod
-    def _nothing_that_is_told(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+    def _nothing_that_is_told(cls, arguments: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if looked_at(info):
+            return arguments
         for argument in arguments:
             name = argument.partition("=")[0]
             if name.startswith("-") and len(words := name.split()) > 1:

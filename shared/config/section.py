@@ -1,5 +1,6 @@
 """What every section of the settings is built of."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -16,6 +17,17 @@ def _without_credentials(url: object) -> object:
 
 OpenUrl = Annotated[str, BeforeValidator(_without_credentials)]
 """A URL that anybody may read. Refused before anything else looks at it, as other refusals show what came."""
+
+
+_LOOKED_AT = "looked_at"
+LOOKED_AT: Mapping[str, bool] = {_LOOKED_AT: True}
+"""The context in which settings are validated that nothing is started with."""
+
+
+def looked_at(info: ValidationInfo) -> bool:
+    """Whether nothing is started with these settings: then only what could not be read, or would be shown, is refused.
+    A run that began before something was refused is still one to report on."""
+    return bool((info.context or {}).get(_LOOKED_AT))
 
 
 class Section(BaseModel):

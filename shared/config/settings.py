@@ -9,11 +9,11 @@ each in order but contradict one another are refused here, too.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from shared.config.alarms import AlarmsSection
 from shared.config.baselines import GrpoSection, HacpoSection, Method, keeps_teacher
-from shared.config.combinations import refuse_contradictions
+from shared.config.combinations import refuse_contradictions, require_students
 from shared.config.machine import (
     BusSection,
     ResourcesSection,
@@ -21,7 +21,7 @@ from shared.config.machine import (
     ServingSection,
     TrainerSection,
 )
-from shared.config.section import Positive, Section, Share
+from shared.config.section import Positive, Section, Share, looked_at
 from shared.config.specializing import SpecializeSection
 from shared.config.students import StudentSection, require_names
 from shared.contracts.messages import LEAST_TEMPERATURE, Sampling
@@ -291,8 +291,10 @@ class RunSettings(Section):
         return students
 
     @model_validator(mode="after")
-    def _consistent(self) -> "RunSettings":
-        refuse_contradictions(self)
+    def _consistent(self, info: ValidationInfo) -> "RunSettings":
+        require_students(self)
+        if not looked_at(info):
+            refuse_contradictions(self)
         return self
 
     @property

@@ -15,13 +15,12 @@ from services.inspector.config import STORE
 from services.inspector.store.database import ReadOnlyDatabase
 from services.inspector.store.log import RunLog
 from shared.config.environment import RUN_NAME
-from shared.config.loading import read_toml, validate
+from shared.config.loading import asked_settings
 from shared.contracts.run import STATE_FILE, RunState
 from shared.errors import ConfigError, NotFoundError, StorageError, reason
 from shared.results.comparison import COMPARISON_FILE, Comparison
 from shared.results.progress import RunOutline, RunResults, run_outline, run_results
 
-CONFIG_FILE = "config.toml"
 BUSY_S = 1.0  # its inspector may be writing now; a page does not wait longer for another run's log
 
 
@@ -84,7 +83,7 @@ def _outline(folder: Path) -> RunOutline:
     """What cannot be read is left out, and said."""
     problem = None
     try:
-        settings = validate(read_toml(folder / CONFIG_FILE))
+        settings = asked_settings(folder, begins=False)
     except ConfigError as error:
         settings, problem = None, str(error).splitlines()[0]
     try:

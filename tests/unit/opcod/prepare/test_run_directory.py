@@ -1,14 +1,17 @@
-"""`problems.json`: written when a run begins, compared when it goes on."""
+"""What a run was begun with, as it goes on and as it is read: its settings, and `problems.json`."""
 
 import json
+import tomllib
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import tomli_w
 
+from opcod.local.deployment import Deployment
 from opcod.prepare.checks import check_name
-from opcod.prepare.run_directory import new_run_name, pin_problems
-from shared.config.loading import load_settings
+from opcod.prepare.run_directory import create_run, kept_settings, new_run_name, pin_problems, stored_settings
+from shared.config.loading import load_settings, settings_of
 from shared.config.settings import Paths, RunSettings
 from shared.errors import ConfigError
 from shared.problems.pinned import problems_of_run, read_manifest
@@ -93,3 +96,54 @@ def test_a_new_run_is_called_as_what_it_is_begun_with(preset: str | None, config
     name = new_run_name(preset, Path(config) if config else None)
     assert name.startswith(begins)
     check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("students.a.vllm", "arguments", '["--enable-lora"]', "expected no --enable-lora"),
+        ("students.a.vllm", "url", '"http://host:99999"', "expected host and port alone"),
+        ("resources", "gpus", "{ student-a = [1, 1] }", "expected each GPU once"),
+        ("resources", "placement", "{ student-a = [7] }", "expected nodes out of 0 to 0"),
+        ("gate", "hysteresis", "0.9", "at most gate.tau"),
+    ],
+)
+def test_a_run_that_began_before_a_setting_was_refused_is_still_read_but_not_begun_again(
+    paths: Paths, section: str, key: str, value: str, said: str
+) -> None:
+    rewrite(paths, section, key, value)
+    read = stored_settings(paths)
+    assert read.names == ("a", "b")
+    up = Deployment.model_construct(run_dir=paths.run_dir)
+    assert up.settings() == read
+    for begin in (lambda: kept_settings(paths, None, None, None), lambda: settings_of(paths.run_dir)):
+        with pytest.raises(ConfigError, match=said):
+            begin()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("students.a.vllm", "environment", '{ HF_TOKEN = "x" }', "expected no secret such as HF_TOKEN"),
+        ("students.a.vllm", "url", '"http://u:p@host:80"', "expected a URL without user and password"),
+        ("gate", "hysterisis", "0.0", "unknown key gate.hysterisis"),
+    ],
+)
+def test_what_would_be_shown_or_cannot_be_understood_is_refused_of_a_run_that_is_read(
+    paths: Paths, section: str, key: str, value: str, said: str
+) -> None:
+    rewrite(paths, section, key, value)
+    with pytest.raises(ConfigError, match=said):
+        stored_settings(paths)
+
+
+def rewrite(paths: Paths, section: str, key: str, value: str) -> None:
+    """A run, in whose config.toml that setting then stands."""
+    create_run(paths, load_settings(preset="smoke", environ={}))
+    file = paths.run_dir / "config.toml"
+    tree = tomllib.loads(file.read_text())
+    place = tree
+    for name in section.split("."):
+        place = place[name]
+    place[key] = tomllib.loads(f"it = {value}")["it"]
+    file.write_text(tomli_w.dumps(tree))
