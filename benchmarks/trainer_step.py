@@ -20,7 +20,7 @@ from statistics import median
 
 from measured import MeasuredProcess
 
-from shared.config.settings import LossSection, OptimizerSection
+from shared.config.training import LossSection, OptimizerSection
 
 CASES = ("short", "long")
 SIDES = ("opcod", "trl", "trl+checkpointing")

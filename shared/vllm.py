@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config.machine import VllmSection, names_secret, require_short
+from shared.config.vllm import VllmSection, names_secret, require_short
 from shared.errors import MAX_SHOWN_CHARS, ConfigError
 from shared.files.text import expanded
 from shared.gpus import VISIBLE, given

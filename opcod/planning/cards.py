@@ -26,8 +26,9 @@ from opcod.planning.memory import (
 )
 from opcod.planning.shapes import ModelShape
 from opcod.planning.work import Lengths
-from shared.config.machine import VllmSection
-from shared.config.settings import CPU_PASS_TOKENS, RunSettings
+from shared.config.settings import RunSettings
+from shared.config.training import CPU_PASS_TOKENS
+from shared.config.vllm import VllmSection
 
 # Of a card: what the driver keeps, what is lost between the allocator's pieces, and what was not counted.
 RESERVE = 0.04

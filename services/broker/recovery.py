@@ -18,7 +18,8 @@ from pydantic import Field, ValidationError
 
 from shared.bus.keys import BROKER, RESULTS, STUDENTS, jobs
 from shared.bus.port import Bus
-from shared.config.settings import EvaluationSection, RunSettings
+from shared.config.generation import EvaluationSection
+from shared.config.settings import RunSettings
 from shared.config.students import StudentSection
 from shared.contracts.jobs import JobDone, JobKind, JobStarted
 from shared.contracts.messages import Contract

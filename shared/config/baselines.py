@@ -15,14 +15,20 @@ POLICY_GRADIENTS = frozenset({"grpo", "hacpo"})
 class GrpoSection(Section):
     """Policy gradient of the baseline `run.method = "grpo"` (docs/method.md)."""
 
-    clip_low: Share = Field(default=0.2, description="The ratio to the old policy is cut below 1 - this.")
+    clip_low: Share = Field(
+        default=0.2,
+        description="A token's probability ratio, new policy to old, is cut below 1 - this. With one update a step "
+        "it is 1, and nothing is cut.",
+    )
     clip_high: float = Field(default=0.28, ge=0, description="And above 1 + this.")
-    dual_clip: float = Field(default=3.0, gt=1, description="A negative advantage weighs at most this many times.")
+    dual_clip: float = Field(
+        default=3.0, gt=1, description="The loss of a bad answer is at most this many times its (negative) advantage."
+    )
     anchor: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of the KL divergence from the student's own EMA copy, which keeps it from moving far at "
-        "once; 0: none. `loss.teacher_at_phase_start` and `optimizer.ema_rate` say how that copy moves.",
+        description="Weight of a KL term that keeps the student near its own moving average; 0: no such term. "
+        "`optimizer.ema_rate` and `loss.teacher_at_phase_start` say how that average moves.",
     )
 
 
@@ -35,18 +41,28 @@ class HacpoSection(Section):
     """Policy gradient on shared rollouts of the baseline `run.method = "hacpo"` (docs/method.md)."""
 
     capability_window: Positive = Field(
-        default=5, description="Steps over which a student's mean reward says how able it is."
+        default=5,
+        description="A student's capability is its mean reward over so many steps; rewards and weights of shared "
+        "rollouts go by the ratio of capabilities.",
     )
     clip_low: Share = Field(
-        default=3e-4, description="Own rollouts: their ratio to the old policy, by sequence, is cut below 1 - this."
+        default=3e-4,
+        description="Own rollouts: the probability ratio of a sequence, new policy to old, is cut below 1 - this.",
     )
     clip_high: float = Field(default=4e-4, ge=0, description="And above 1 + this.")
     foreign_clip: Share = Field(
-        default=0.2, description="The peer's rollouts: their ratio to the peer is cut below 1 - this, and above 1."
+        default=0.2,
+        description="The peer's rollouts: the ratio of the learner's probability to the peer's is cut below 1 - "
+        "this, and above 1. A rollout that is cut moves no weights.",
     )
     foreign_clip_step: float = Field(
-        default=0.025, ge=0, description="By this much that lower cut rises with each update of a step."
+        default=0.025,
+        ge=0,
+        description="By this much the lower cut of `foreign_clip` rises with each update of a step.",
     )
     alpha: float = Field(
-        default=1.0, ge=0, description="Power of the ratio by which the peer's unlikely rollouts count less."
+        default=1.0,
+        ge=0,
+        description="The peer's rollouts count by their ratio to this power, so unlikely ones count less; 0: all "
+        "alike.",
     )

@@ -13,24 +13,31 @@ class SamplingSection(Section):
 
     samples: Positive = Field(
         default=8,
-        description="k: answers drawn to each problem. Of the problems that are solved one time in four, nine in ten "
-        "get a right one.",
+        description="k: answers drawn to each problem. With 8, nine in ten of the problems that the model solves one "
+        "time in four get a right answer.",
     )
     keep: Positive = Field(
         default=2,
-        description="m: right answers kept of a problem, at most. With all of them most of what is learnt would be of "
-        "the easy ones.",
+        description="m: right answers kept of each problem at most. If all were kept, easy problems would make up "
+        "most of the examples.",
     )
     min_examples: Positive = Field(
         default=64,
-        description="With fewer right answers nothing is fine-tuned: they make a handful of updates, which teach the "
-        "form of an answer at most.",
+        description="With fewer right answers in all nothing is fine-tuned: so few teach the form of an answer at "
+        "most.",
     )
     temperature: float = Field(
-        default=1.0, gt=0, le=5, description="As rollouts: a student that learns likelier answers would vary less."
+        default=1.0,
+        gt=0,
+        le=5,
+        description="Sampling temperature, that of rollouts: lower, and the student would later vary its answers less.",
     )
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: Positive = Field(default=4096, description="An answer that is cut there is not kept.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Draw from the likeliest tokens that together have this probability."
+    )
+    max_tokens: Positive = Field(
+        default=4096, description="Tokens of an answer at most; one that is cut there is not kept."
+    )
 
     @property
     def sampling(self) -> Sampling:
@@ -42,13 +49,18 @@ class SpecializeSection(Section):
 
     source: Literal["problems", "self"] = Field(
         default="problems",
-        description="The examples of students that name no file: what generated problems bring, or the base model's "
-        "own right answers to the training problems of the student's domain.",
+        description="On what to fine-tune a student that names no `examples`. `problems`: what the generated "
+        "problems bring. `self`: right answers that its own model gives to the training problems of its domain.",
     )
     sampling: SamplingSection = SamplingSection()
-    learning_rate: float = Field(default=2e-3, gt=0)
-    batch_size: Positive = 8
-    epochs: Positive = 1
-    warmup_share: Share = 0.1
-    beta1: float = Field(default=0.9, gt=0, lt=1)
-    beta2: float = Field(default=0.99, gt=0, lt=1)
+    learning_rate: float = Field(
+        default=2e-3,
+        gt=0,
+        description="Learning rate after warm-up; a cosine takes it down to 0. The default suits the small embedded "
+        "model: of an 8B model take about 1e-4.",
+    )
+    batch_size: Positive = Field(default=8, description="Examples in one update.")
+    epochs: Positive = Field(default=1, description="How often all examples are gone through.")
+    warmup_share: Share = Field(default=0.1, description="Share of all updates over which the rate rises.")
+    beta1: float = Field(default=0.9, gt=0, lt=1, description="AdamW: decay of the first moment.")
+    beta2: float = Field(default=0.99, gt=0, lt=1, description="AdamW: decay of the second moment.")

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.student.engines.vllm.wire import ADAPTERS, FULL, Description, Needs, require
-from shared.config.machine import VllmSection
+from shared.config.vllm import VllmSection
 from shared.errors import ConfigError
 from shared.vllm import Installation, Model, arguments, environment, find_installation, largest_rank, supported
 

@@ -16,7 +16,7 @@ from services.trainer.model.model import StudentModel
 from services.trainer.model.offloading import HostedAdamW
 from services.trainer.model.teacher import EmaTeacher
 from services.trainer.ranks.group import Alone, Group, total_norm
-from shared.config.settings import OptimizerSection
+from shared.config.training import OptimizerSection
 from shared.obs.faults import fault_point
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")

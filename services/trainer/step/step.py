@@ -42,7 +42,7 @@ from services.trainer.step.shares import Share, counts, shares
 from services.trainer.step.tracing import Tracer
 from services.trainer.step.trees import Pack, Places, Row, pack_rows, places_of
 from shared.config.baselines import POLICY_GRADIENTS, GrpoSection, HacpoSection, Method, keeps_teacher
-from shared.config.settings import LossSection, OptimizerSection
+from shared.config.training import LossSection, OptimizerSection
 from shared.contracts.weights import StepMetrics
 from shared.errors import OpcodError
 

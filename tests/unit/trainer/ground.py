@@ -22,7 +22,7 @@ from services.trainer.work import RankWork
 from shared.bus.keys import step_payloads
 from shared.bus.payloads import pack
 from shared.config.baselines import keeps_teacher
-from shared.config.settings import LossSection, OptimizerSection
+from shared.config.training import LossSection, OptimizerSection
 from shared.contracts.batches import AddedGroup, BatchGroup, BatchManifest, BatchSample, BatchSealed, GroupSealed
 from shared.contracts.ids import version_name
 from shared.contracts.messages import ChatMessage

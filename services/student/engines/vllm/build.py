@@ -25,7 +25,8 @@ from services.student.engines.vllm.untied import Untied
 from services.student.engines.vllm.weights import AdapterWeights, Renamed, Weights
 from services.student.engines.vllm.wire import ADAPTERS, FOUND_FULL, FULL, SLEEPING, Needs
 from shared.clock import SystemClock
-from shared.config.machine import MAX_SOCKET_BYTES, cores_here
+from shared.config.machine import cores_here
+from shared.config.vllm import MAX_SOCKET_BYTES
 from shared.contracts.ids import seed_of
 from shared.contracts.models import ServedBy, served_by_file
 from shared.errors import ConfigError

@@ -9,7 +9,7 @@ from services.trainer.model.learner import Learner, PhaseStart, adamw, rate_shar
 from services.trainer.model.offloading import HostedAdamW
 from services.trainer.model.teacher import TrustRegionTeacher
 from services.trainer.step.trees import pack_rows, places_of
-from shared.config.settings import OptimizerSection
+from shared.config.training import OptimizerSection
 from shared.errors import StorageError
 from shared.modeling.loading import Dtype
 from tests.unit.trainer.ground import learner, rows, settings
