@@ -45,9 +45,9 @@ atexit.register(gc.freeze)
 
 app = typer.Typer(
     name="opcod",
-    help="On-Policy Co-Distillation: two language models tutor each other and both improve.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     add_completion=False,
 )
 
@@ -64,7 +64,10 @@ def opcod(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is.")
     ] = False,
 ) -> None:
-    """On-Policy Co-Distillation: two language models tutor each other and both improve."""
+    """On-Policy Co-Distillation: language models tutor each other, and all improve.
+
+    Begin with `opcod run`: it needs no settings and no GPU. Then `opcod ask "…"`.
+    """
 
 
 TRAIN = "Train"

@@ -36,7 +36,12 @@ def ask(
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Ask the peers. Starts the run's services for the question if nothing is up."""
+    """Ask the peers a question: one answers, its peer gives feedback, and it answers again.
+
+    If nothing is up, the run's services are started for the question.
+
+    Example: `opcod ask "How many kg are 3 cubic meters of kerosene for a plane?"`
+    """
     request = body_of(
         AskRequest, ["problem"], problem=problem, first=first, tutor=tutor, exchanges=exchanges, seed=seed
     )

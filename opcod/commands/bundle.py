@@ -37,6 +37,8 @@ def bundle(
     """Write report, scores and exchanges as one static page that opens from a folder, without a server.
 
     The folder also has every exchange of the filter (exchanges.jsonl) and the report (report.json).
+
+    Example: `opcod bundle RUN --out site/`
     """
     wanted = read_filter(filters or [])
     run_dir = run_directory(runs_dir, run_name)

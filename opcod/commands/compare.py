@@ -37,7 +37,7 @@ OF_ALL = (ConfigError, StorageError, UnavailableError, StoppedError)
 
 Name = Annotated[
     str | None,
-    typer.Option("--name", help="Runs are called <name>-<method>-s<seed>; default: the preset, or the file."),
+    typer.Option("--name", help="Runs are called `<name>-<method>-s<seed>`; default: the preset, or the file."),
 ]
 
 

@@ -24,7 +24,7 @@ from shared.errors import ConfigError, MalformedMessageError, printable
 MOST = 1000
 SHOWN_BYTES = 4000
 
-app = typer.Typer(help="The messages that no service could handle.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 RunName = Annotated[str | None, typer.Option("--run", help="Default: the one that is up.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="As `opcod dlq list` names them.")]
@@ -32,7 +32,7 @@ Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="As `opcod dlq l
 
 @app.callback()
 def dlq() -> None:
-    """The messages that no service could handle."""
+    """Messages that no service could handle (dead letters): look, retry, delete."""
 
 
 @app.command("list")
@@ -41,7 +41,7 @@ def list_letters(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, raw bytes as text.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """List them, oldest first."""
+    """List messages that no service could handle, oldest first."""
     with _bus(runs_dir, run_name) as bus:
         letters = bus.dead_letters(MOST)
     if as_json:
@@ -60,7 +60,7 @@ def list_letters(
 
 @app.command("show")
 def show(entry_id: str, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> None:
-    """Show one whole."""
+    """Show one message whole, with the error that it ended in."""
     with _bus(runs_dir, run_name) as bus:
         letter = _find(bus, entry_id)
     typer.echo(json.dumps(_as_json(letter), indent=1))
@@ -68,8 +68,9 @@ def show(entry_id: str, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) 
 
 @app.command("retry")
 def retry(ids: Ids, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> None:
-    """Put them back on their queues, with fresh attempts: mend the cause first. A job that the run has given up is
-    refused: resuming the run makes it again."""
+    """Put messages back on their queues, with fresh attempts: mend the cause first.
+
+    A job that the run has given up is refused: resuming the run makes it again."""
     with _bus(runs_dir, run_name) as bus:
         for entry_id in ids:
             letter = _find(bus, entry_id)
@@ -82,7 +83,7 @@ def retry(ids: Ids, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> N
 
 @app.command("drop")
 def drop(ids: Ids, run_name: RunName = None, runs_dir: RunsDir = RUNS_DIR) -> None:
-    """Delete them for good."""
+    """Delete messages for good."""
     with _bus(runs_dir, run_name) as bus:
         for entry_id in ids:
             if not bus.drop_dead_letter(entry_id):

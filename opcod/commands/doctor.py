@@ -63,7 +63,12 @@ def doctor(
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Examine this machine for a preset, and the run that is up. Exit code 1 if something is bad."""
+    """Examine this machine for a preset, and the run that is up; say what is wrong and what to do.
+
+    Exit code 1 if something is bad.
+
+    Example: `opcod doctor --preset phys-chem`
+    """
     settings = settings_from(preset, config, overrides)
     findings = examine_machine(paths_for(runs_dir, "doctor", cache_dir), settings)
     try:

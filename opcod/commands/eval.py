@@ -82,6 +82,8 @@ def evaluate_student(
 
     Only strict grading is the score. The samples are seeded: the same command gives the same numbers on the same
     machine. The result also goes to eval/ in the run's directory.
+
+    Example: `opcod eval --student a`, and beside it the model that training began with: `opcod eval --student a@v0`
     """
     require_model_packages("`opcod eval`")
     console = make_console()

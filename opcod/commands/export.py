@@ -32,7 +32,10 @@ def export(
     runs_dir: RunsDir = RUNS_DIR,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Write a student's version as a directory that transformers and vLLM load as it is, with a model card."""
+    """Write a student's version as a directory that transformers and vLLM load as it is, with a model card.
+
+    Example: `opcod export RUN ./model --student a`
+    """
     require_model_packages("`opcod export`")
     # Torch takes seconds, and most commands do without.
     from opcod.export.hub import open_hub, push

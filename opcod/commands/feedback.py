@@ -40,7 +40,7 @@ SHOWN = ("feedback", "revised", "alarm", "silenced", "acted")
 PAGE = 200
 POLL_S = 1.0
 
-app = typer.Typer(help="What the peers say to each other.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 AnyRun = Annotated[str | None, typer.Option("--run", help="Default: the one that is up, or was begun last.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
@@ -54,7 +54,7 @@ Filters = Annotated[
 
 @app.callback()
 def feedback() -> None:
-    """What the peers say to each other."""
+    """The tutors' feedback: follow it, look at one exchange, write a data set, or step in."""
 
 
 @app.command("tail")

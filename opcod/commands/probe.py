@@ -49,8 +49,10 @@ def probe_pair(
 ) -> None:
     """Ask a pair before it is trained: what each knows, can teach the other, and can be taught.
 
-    By student and kind of problem; which kinds nobody can teach, and why. Specialists come from the cache, or are made
-    first. Nothing is trained; probe.md and probe.json go to the named directory.
+    The answer is by student and kind of problem, with the kinds that nobody can teach, and why. Specialists come from
+    the cache, or are made first. Nothing else is trained; probe.md and probe.json go to the named directory.
+
+    Example: `opcod probe laptop-chem-bio`
     """
     require_model_packages("`opcod probe`")
     console = make_console()

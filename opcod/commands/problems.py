@@ -12,12 +12,12 @@ from shared.problems.loading import load_problems
 from shared.problems.manifest import manifest
 from shared.problems.problem import PARTITIONS, Problem, spread
 
-app = typer.Typer(help="Look at the problems of a run's settings.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def problems() -> None:
-    """Look at the problems of a run's settings."""
+    """Look at the problems of a run's settings before it is begun."""
 
 
 @app.command("show")

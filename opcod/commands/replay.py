@@ -45,6 +45,8 @@ def replay(
 
     With --set (loss, optimizer and trainer) it trains on the same rollouts and feedback with other settings; --into is
     then required. Exit code 1 if a rebuilt version differs from the recorded one.
+
+    Example: `opcod replay RUN --student a --set loss.alpha=1 --into reverse-kl`
     """
     require_model_packages("`opcod replay`")
     if into is not None:

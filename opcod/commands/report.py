@@ -26,7 +26,10 @@ def report(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the run is done, or has failed.")] = False,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Write a run's report into its directory and print it; of a run that is not done, the results so far."""
+    """Write a run's report into its directory and print it; of a run that is not done, the results so far.
+
+    Scores before and after with intervals, gate, break-rate, alarms, times; report.md, report.json and pictures.
+    """
     run_dir = run_directory(runs_dir, run_name)
     if wait:
         with interruptible() as interrupted:

@@ -82,7 +82,10 @@ def run(
 ) -> None:
     """Train: students tutor each other, and a report says what came of it.
 
-    Without --preset and --config it is the preset laptop. Ctrl-C stops it cleanly, --resume goes on.
+    Without --preset and --config it is the preset laptop: 7 to 12 minutes on two cores. The output says where to watch.
+    Ctrl-C stops it cleanly, --resume goes on.
+
+    Example: `opcod run --dry-run --preset phys-chem`, then the same without `--dry-run`
     """
     console = make_console()
     if dry_run:

@@ -32,7 +32,10 @@ def specialize(
     overrides: Overrides = None,
     cache_dir: CacheDir = CACHE_DIR,
 ) -> None:
-    """Fine-tune the specialists of a run ahead of time; the run then finds them in the cache."""
+    """Fine-tune the specialists of a run ahead of time; the run then finds them in the cache.
+
+    Example: `opcod specialize --preset laptop-bio-phys`
+    """
     console = make_console()
     settings = _settings(student, examples, preset, config, overrides or [])
     # A run that nobody sees: only what lands in the cache is wanted of it.

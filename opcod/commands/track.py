@@ -42,7 +42,10 @@ def track(
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on until the run ends, or Ctrl-C.")] = True,
     runs_dir: RunsDir = RUNS_DIR,
 ) -> None:
-    """Send a run's traces, or figures and exchanges, to another tool; the run need not be up."""
+    """Send a run's traces, or figures and exchanges, to another tool; the run need not be up.
+
+    Example: `opcod track --to tensorboard`
+    """
     with ExitStack() as stack:
         interrupted = stack.enter_context(interruptible())
         try:

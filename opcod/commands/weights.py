@@ -15,7 +15,7 @@ from shared.contracts.run import STATE_FILE
 from shared.errors import StorageError
 from shared.files.retention import needed_steps, prune_versions
 
-app = typer.Typer(help="The versions of a run.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run.")]
 Student = Annotated[str | None, typer.Option("--student", help="Only this one; default: all.")]
@@ -23,7 +23,7 @@ Student = Annotated[str | None, typer.Option("--student", help="Only this one; d
 
 @app.callback()
 def weights() -> None:
-    """The versions of a run."""
+    """The versions of a run's students: list, verify, prune, roll back."""
 
 
 @app.command("list")
