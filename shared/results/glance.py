@@ -1,4 +1,4 @@
-"""Where a run is, how long it has to go, what it scored last and what is wrong, for who looks in on it. Pure.
+"""Where a run is, how long it has to go, what it scored last, whether feedback helps and what is wrong. Pure.
 
 The page shows the parts, `opcod status` writes them on a line each; both are `glance`.
 
@@ -7,12 +7,13 @@ evaluation, so far. It is None until a step is done. Scores that were taken over
 so that its first rounds think evaluations shorter than they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from shared.config.settings import RunSection
 from shared.contracts.messages import Contract
-from shared.contracts.run import GateDecision, JobStatus, RunState, Score, Split, Status
+from shared.contracts.run import GateDecision, JobStatus, RunState, Score, Split, Status, Tally
 from shared.method.gating import GateMode
+from shared.results.figures import broken, fixed, seeing
 
 STAGES = {
     Status.VALIDATING: "Validating",
@@ -32,7 +33,8 @@ class Glance(Contract):
     """share: of all steps, those that are done. remaining_s: an estimate; None where there is none, or the run is over.
 
     tutors: who may tutor whom in the round that is under way, and by which gaps; None between rounds, and where nobody
-    ever does. wrong: what a person should look at, the gravest first.
+    ever does. helped: what revisions did that saw the feedback; None before any. wrong: what a person should look at,
+    the gravest first.
     """
 
     where: str
@@ -40,6 +42,7 @@ class Glance(Contract):
     remaining_s: float | None
     tutors: str | None
     latest: str | None
+    helped: str | None
     wrong: tuple[str, ...]
 
     @property
@@ -50,7 +53,7 @@ class Glance(Contract):
     def lines(self) -> list[str]:
         """For a terminal."""
         first = "; ".join(filter(None, (self.where, self.to_go)))
-        return [first, *filter(None, (self.tutors, self.latest)), *(f"! {each}" for each in self.wrong)]
+        return [first, *filter(None, (self.tutors, self.latest, self.helped)), *(f"! {each}" for each in self.wrong)]
 
 
 def glance(state: RunState, run: RunSection, *, training: bool, dead_letters: int) -> Glance:
@@ -62,6 +65,7 @@ def glance(state: RunState, run: RunSection, *, training: bool, dead_letters: in
         remaining_s=_remaining_s(state, run) if training and state.status not in OVER else None,
         tutors=_tutors(state.gates[-1]) if state.gates and state.status in TUTORED else None,
         latest=_latest(state.scores),
+        helped=_helped(state.tallies),
         wrong=tuple(_wrong(state, dead_letters)),
     )
 
@@ -169,6 +173,17 @@ def _means(score: Score, scores: list[Score]) -> str:
 def _mean(score: Score, first: Score, domain: str) -> str:
     change = "" if score is first else f" ({100 * (score.mean(domain) - first.mean(domain)):+.1f})"
     return f"{domain} {100 * score.mean(domain):.1f} %{change}"
+
+
+def _helped(tallies: Mapping[str, Tally]) -> str | None:
+    seen = {student: rows for student, tally in sorted(tallies.items()) if (rows := seeing(tally.revisions))}
+    if not seen:
+        return None
+    told = (
+        f"{student} fixed {mended.part} of {mended.whole} wrong answers, broke {broke.part} of {broke.whole} right ones"
+        for student, mended, broke in ((student, fixed(rows), broken(rows)) for student, rows in seen.items())
+    )
+    return f"Revisions with feedback: {'; '.join(told)}"
 
 
 def _wrong(state: RunState, dead_letters: int) -> Iterator[str]:

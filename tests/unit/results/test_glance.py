@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared.config.settings import RunSection
-from shared.contracts.diagnostics import Alarm, AlarmWatch, Silenced
+from shared.contracts.diagnostics import Alarm, AlarmWatch, RevisionCount, Silenced
 from shared.contracts.run import EvalState, GateDecision, JobState, JobStatus, RunState, Split, Status, Tally
 from shared.results.glance import Glance, duration, glance
 from tests.fakes.final_state import AFTER, BEFORE, final_state, gate_of_three, score
@@ -92,6 +92,22 @@ def test_the_latest_evaluation_of_both_with_the_change_since_the_first() -> None
         "Latest validation of round 2: a@v2 physics 75.0 % (+25.0), chemistry 50.0 % (+25.0); "
         "b@v2 physics 50.0 % (+0.0), chemistry 25.0 % (+0.0)"
     )
+
+
+def test_whether_feedback_helps_is_told_by_the_revisions_that_saw_it() -> None:
+    def counted(told: bool, **changes: int) -> RevisionCount:
+        return RevisionCount(round=1, tutor="b", told=told, wrong_rollouts=3, **changes)
+
+    assert looked(begun()).helped is None
+    unseen = counted(False, kept_right=5, broke=5, fixed=5)
+    assert looked(begun(tallies={"a": Tally(revisions=[unseen])})).helped is None
+    seen = [counted(True, kept_right=8, broke=1, fixed=2, kept_wrong=1), counted(True, kept_right=1), unseen]
+    found = looked(begun(tallies={"b": Tally(revisions=[counted(True, fixed=4)]), "a": Tally(revisions=seen)}))
+    assert found.helped == (
+        "Revisions with feedback: a fixed 2 of 3 wrong answers, broke 1 of 10 right ones; "
+        "b fixed 4 of 4 wrong answers, broke 0 of 0 right ones"
+    )
+    assert found.helped in found.lines
 
 
 TUTORS = "Tutors in round 2, by a gap of at most 0.2"
