@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.modeling.checksums import tensor_shapes
 from shared.modeling.directory import MODEL_CONFIG, holds_weights, read_object, weight_files
-from shared.modeling.rotary import LONGROPE, unchanged_tokens
+from shared.modeling.rotary import vllm_tokens
 
 DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -245,9 +245,8 @@ def context_in(model_dir: Path) -> int:
     return found if isinstance(found, int) else 0
 
 
-def longrope_tokens(model_dir: Path) -> int | None:
-    """Up to which length a model with two sets of rotary angles takes the short ones; None of one with one set.
-
-    Raises ModelError.
+def vllm_context(model_dir: Path) -> int | None:
+    """Up to which length of its sequences vLLM computes the model in that directory as the trainer does; None where
+    that is so of all that it takes. Raises ModelError.
     """
-    return unchanged_tokens(_text(read_object(model_dir / MODEL_CONFIG)), LONGROPE)
+    return vllm_tokens(_text(read_object(model_dir / MODEL_CONFIG)))

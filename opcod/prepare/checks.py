@@ -16,7 +16,7 @@ from opcod.planning.contexts import crowded, too_long
 from opcod.planning.disk import existing, known_shapes, require_disk
 from opcod.planning.host import memory_note, run_bytes
 from opcod.planning.machine import Purpose, counting, plan_machine, started_shares
-from opcod.planning.shapes import context_in, longrope_tokens, shapes_in
+from opcod.planning.shapes import context_in, shapes_in, vllm_context
 from opcod.planning.work import Count, Lengths, prompt_lengths, prompts_asked, refused_prompt
 from opcod.prepare.models import as_made_here, base_model
 from opcod.prepare.run_directory import create_run, kept_settings, new_run_name
@@ -171,12 +171,12 @@ def _check_models(paths: Paths, settings: RunSettings, purpose: Purpose, student
         models[name] = base_model(settings, name, paths)
         vocabulary = _checked_vocabulary(models[name], student.chat_template)
         _check_served(settings, name, models[name])
-        short = longrope_tokens(models[name]) if student.engine == "vllm" else None
-        if short is not None and (student.vllm.max_model_len or sys.maxsize) > short:
+        most = vllm_context(models[name]) if student.engine == "vllm" else None
+        if most is not None and (student.vllm.max_model_len or sys.maxsize) > most:
             raise ConfigError(
-                f"students.{name}.vllm.max_model_len: expected at most {short}, from where on vLLM computes every "
-                "sequence of this model with other rotary angles than the trainer does, also short ones; set it, and "
-                "max_tokens that fit, or choose another model"
+                f"students.{name}.vllm.max_model_len: expected at most {most}: a server that takes longer sequences of "
+                "this model computes some with other rotary angles than the trainer does; set it, and max_tokens that "
+                "fit, or choose another model"
             )
         top_k = settings.loss.top_k
         if top_k != "all" and top_k > vocabulary:

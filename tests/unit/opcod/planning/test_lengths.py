@@ -10,7 +10,7 @@ import pytest
 
 from opcod.planning.contexts import crowded, too_long
 from opcod.planning.plan import plan_run
-from opcod.planning.shapes import KNOWN_SHAPES, context_in, longrope_tokens, read_shape
+from opcod.planning.shapes import KNOWN_SHAPES, context_in, read_shape, vllm_context
 from opcod.planning.work import Lengths, prompt_lengths
 from opcod.prepare import checks
 from opcod.prepare.checks import check_settings
@@ -190,14 +190,21 @@ def test_sizes_below_text_config_tell_how_much_a_model_takes(tmp_path: Path) -> 
         ({"rope_scaling": {"type": "longrope", "long_factor": [1]}, "original_max_position_embeddings": 4096}, 4096),
         ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096}}, 4096),
         ({"rope_parameters": {"full_attention": {"rope_type": "su"}}, "original_max_position_embeddings": 640}, 640),
-        ({"rope_parameters": {"rope_type": "dynamic", "original_max_position_embeddings": 640}}, None),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, 131072),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}, "original_max_position_embeddings": 640}, 131072),
+        ({"rope_parameters": {"full_attention": {"rope_type": "dynamic", "factor": 2}}}, 131072),
+        # As Hunyuan has it: vLLM takes no more than `max_position_embeddings` then.
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 1.0, "alpha": 1000.0}}, None),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}}, None),
         ({"rope_scaling": {"rope_type": "llama3", "original_max_position_embeddings": 8192}}, None),
         ({"rope_scaling": None}, None),
     ],
 )
-def test_the_length_of_the_short_angles_is_read(tmp_path: Path, config: dict[str, object], found: int | None) -> None:
+def test_the_length_is_read_up_to_which_vllm_has_the_trainer_s_angles(
+    tmp_path: Path, config: dict[str, object], found: int | None
+) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131072, **config}))
-    assert longrope_tokens(tmp_path) == found
+    assert vllm_context(tmp_path) == found
 
 
 def test_a_model_that_its_engine_would_serve_wrongly_begins_no_run_and_is_told_by_a_dry_run(tmp_path: Path) -> None:
@@ -215,16 +222,16 @@ def test_a_model_that_its_engine_would_serve_wrongly_begins_no_run_and_is_told_b
     assert [each for each in plan_run(paths, asked).missing if re.match(said, each)]
 
 
-def test_two_sets_of_angles_are_no_model_for_vllm_beyond_the_short_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_is_served_by_vllm_only_as_far_as_its_angles_are_the_trainer_s(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "tiny")
+    config = json.loads((model / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    (model / "config.json").write_text(json.dumps(config))
     both = [f"students.{name}.{value}" for name in "ab" for value in (f"model={model}", "specialize=false")]
     served = ["students.a.engine=vllm", "students.a.vllm.url=http://127.0.0.1:9", "rollout.max_tokens=8"]
-    monkeypatch.setattr(checks, "longrope_tokens", lambda _: 200)
     paths = Paths(runs_dir=tmp_path / "runs", run="r1", cache_dir=tmp_path / "cache")
     with pytest.raises(
-        ConfigError, match=r"students\.a\.vllm\.max_model_len: expected at most 200, from where on vLLM"
+        ConfigError, match=r"students\.a\.vllm\.max_model_len: expected at most 256: a server that takes longer"
     ):
         check_settings(paths, settings(*both, *served, preset="smoke"))
-    check_settings(paths, settings(*both, *served, "students.a.vllm.max_model_len=200", preset="smoke"))
+    check_settings(paths, settings(*both, *served, "students.a.vllm.max_model_len=256", preset="smoke"))
