@@ -1,6 +1,5 @@
 """What only a real server can show: keys of the wrong type, foreign entries, the cap of the log, and absence."""
 
-import socket
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ from shared.contracts.jobs import JobKind, PayloadRef
 from shared.errors import ConfigError, StorageError, UnavailableError
 from tests.contract.conftest import redis_bus
 from tests.contract.messages import BROKER_GROUP, ROLLOUTS, STUDENTS_GROUP, job, job_input, started, status
+from tests.fakes.listening import deaf_port
 
 
 @pytest.fixture
@@ -151,13 +151,11 @@ def test_a_payload_key_of_the_wrong_type_is_a_storage_error(bus: RedisBus) -> No
 
 
 def test_a_server_that_is_not_there_is_named_within_the_deadline() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    bus = RedisBus(f"redis://someone:secret@127.0.0.1:{port}/0", "r", deadline_s=0.3)
-    begin = time.monotonic()
-    with pytest.raises(UnavailableError) as raised:
-        bus.publish(ROLLOUTS, job("one"))
+    with deaf_port() as port:
+        bus = RedisBus(f"redis://someone:secret@127.0.0.1:{port}/0", "r", deadline_s=0.3)
+        begin = time.monotonic()
+        with pytest.raises(UnavailableError) as raised:
+            bus.publish(ROLLOUTS, job("one"))
     assert time.monotonic() - begin < DEADLINE_S / 2, "its own, not what is usual"
     assert f"redis://127.0.0.1:{port}/0 did not answer publish within 0.3 s" in str(raised.value)
     assert "secret" not in str(raised.value)

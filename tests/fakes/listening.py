@@ -1,6 +1,7 @@
-"""An app on a real server in a thread."""
+"""An app on a real server in a thread, and a port at which there is none."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,3 +27,11 @@ def listening(app: FastAPI, port: int = 0, connection: type[asyncio.Protocol] = 
     finally:
         server.should_exit = True
         thread.join(ENDED_S)
+
+
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port that refuses every connection, and meanwhile is nobody else's: it is held, and not listened on."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]

@@ -34,6 +34,7 @@ from shared.contracts.weights import StepMetrics
 from shared.errors import ModelError
 from shared.files.store import LocalStore
 from shared.modeling.loading import Dtype, load_model
+from tests.fakes.waiting import wait_until
 from tests.unit.trainer import ground
 
 TIMEOUT_S = 60.0
@@ -212,6 +213,15 @@ CASES: dict[str, Callable[..., None]] = {
 }
 
 
+def meet(directory: Path) -> None:
+    """Until all ranks are there: how long each took to load decides nothing, and their timeout counts from here."""
+    # Several groups may have one directory, each after the other and at a port of its own.
+    marks = [directory / f"here-{os.environ['MASTER_PORT']}-{rank}" for rank in range(int(os.environ["WORLD_SIZE"]))]
+    marks[int(os.environ["RANK"])].touch()
+    wait_until(lambda: all(mark.exists() for mark in marks), "every rank")
+
+
 if __name__ == "__main__":
     case, directory, model, *others = sys.argv[1:]
+    meet(Path(directory))
     CASES[case](Ranks("cpu", SHORT_S if case == "still" else TIMEOUT_S), Path(directory), Path(model), *others)

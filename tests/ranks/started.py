@@ -1,22 +1,20 @@
 """Ranks as processes, started together and awaited."""
 
 import os
-import socket
 import time
 from pathlib import Path
 
 from tests.fakes.forked import Forked
+from tests.fakes.valkey import free_port
 from tests.fakes.waiting import WAIT_S
 
 
 def start_ranks(size: int, directory: Path, *arguments: str) -> list[Forked]:
     """`tests.ranks.part` as each of `size` ranks, with a log of its own in `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     told = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(size),
         "GLOO_SOCKET_IFNAME": "lo",
     }

@@ -1,6 +1,5 @@
 """What a container's health check finds."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import pytest
 
 from shared.http.probing import TIMEOUT_S, problems
 from tests.fakes.ipv6 import needs_ipv6
+from tests.fakes.listening import deaf_port
 from tests.fakes.waiting import wait_until
 
 PROBE = [sys.executable, "-m", "shared.http.probing"]
@@ -59,11 +59,10 @@ def test_so_it_is_on_ipv6(service: str, host: str) -> None:
 
 
 def test_one_that_is_not_there_is_not_well_and_the_reason_is_told() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        free = taken.getsockname()[1]
-    done = probed(OPCOD_PORT=str(free))
+    with deaf_port() as deaf:
+        done = probed(OPCOD_PORT=str(deaf))
     assert done.returncode == 1
-    assert f"http://127.0.0.1:{free}/readyz" in done.stderr
+    assert f"http://127.0.0.1:{deaf}/readyz" in done.stderr
 
 
 def test_a_container_that_serves_nothing_is_well() -> None:
@@ -71,11 +70,10 @@ def test_a_container_that_serves_nothing_is_well() -> None:
 
 
 def test_of_services_that_are_named_each_must_be_well_and_those_that_are_not_are_told(service: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        free = taken.getsockname()[1]
-    well, gone = f"http://127.0.0.1:{service}", f"http://127.0.0.1:{free}"
-    assert probed(well, well, OPCOD_PORT=str(free)).returncode == 0
-    done = probed(gone, well)
+    with deaf_port() as deaf:
+        well, gone = f"http://127.0.0.1:{service}", f"http://127.0.0.1:{deaf}"
+        assert probed(well, well, OPCOD_PORT=str(deaf)).returncode == 0
+        done = probed(gone, well)
     assert done.returncode == 1
     assert f"{gone}/readyz" in done.stderr and well not in done.stderr
 
