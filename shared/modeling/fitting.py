@@ -6,18 +6,21 @@ same files fit every engine, also one that loads them by itself. Names and shape
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedModel, __version__
 
 from shared.errors import ModelError, reason, shown
 from shared.modeling.directory import MODEL_CONFIG, few, reading, weight_files
 from shared.modeling.tensorfiles import opened_tensors
+
+_ROWS = 4096
+"""Of an embedding that are read at once."""
 
 
 def require_fit(path: Path, skeleton: PreTrainedModel) -> None:
@@ -36,6 +39,36 @@ def require_fit(path: Path, skeleton: PreTrainedModel) -> None:
             trust_remote_code=False,
         )
     refuse_others(info, path)
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """The name that `model_tensors` gives a parameter, by each further name that it has in the model."""
+    # By identity: tied parameters are one object under two names.
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: names[id(one)] for name, one in every if names[id(one)] != name}
+
+
+def require_tied(path: Path, skeleton: PreTrainedModel) -> None:
+    """Raises ModelError where a tensor that the config.json says is another one has values of its own in `path`:
+    transformers would take both, and vLLM the one alone."""
+    where = {name: file for file in weight_files(path) for name in without_values([file])}
+    for further, own in tied_names(skeleton).items():
+        if further in where and own in where and not _are_equal((where[further], further), (where[own], own)):
+            raise ModelError(
+                f"expected {further} in {path} to be {own}, as tie_word_embeddings in its {MODEL_CONFIG} says, found "
+                "other values: set tie_word_embeddings to false where the model has an output layer of its own, or "
+                f"take {further} out"
+            )
+
+
+def _are_equal(one: tuple[Path, str], other: tuple[Path, str]) -> bool:
+    """Of two tensors of one shape, by file and name; they are read a part at a time."""
+    with reading("the weights of its config.json", one[0]), ExitStack() as files:
+        mine, others = (files.enter_context(opened_tensors(file)).get_slice(name) for file, name in (one, other))
+        rows = mine.get_shape()[0]
+        parts = (slice(first, first + _ROWS) for first in range(0, rows, _ROWS))
+        return all(torch.equal(mine[part].float(), others[part].float()) for part in parts)
 
 
 def require_known_type(config: Mapping[str, Any], path: Path) -> None:

@@ -34,7 +34,7 @@ from shared.modeling.directory import (
     reading,
     weight_files,
 )
-from shared.modeling.fitting import file_tensors, require_finite, require_fit, require_known_type
+from shared.modeling.fitting import file_tensors, require_finite, require_fit, require_known_type, require_tied
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -94,9 +94,14 @@ def load_model(path: Path, dtype: Dtype = "bfloat16", device: str = "cpu") -> Pr
 
 
 def check_model(path: Path) -> None:
-    """Refuse a directory whose files do not make one model, without reading its weights. Raises ModelError."""
+    """Refuse a directory whose files do not make one model. Raises ModelError.
+
+    Of its weights none is read but those that are there twice.
+    """
     disable_progress_bar()
-    require_fit(checked_directory(path), load_skeleton(path, "bfloat16"))
+    skeleton = load_skeleton(path, "bfloat16")
+    require_fit(checked_directory(path), skeleton)
+    require_tied(path, skeleton)
     # Its value is not needed here: what is wrong with it shall show now, not at the first answer.
     generation_config(path)
 

@@ -13,9 +13,8 @@ from shared.errors import ModelError
 from shared.modeling.adapters import LoraSpec, target_modules
 from shared.modeling.attention import require_plain
 from shared.modeling.directory import few, weight_files
-from shared.modeling.fitting import without_values
+from shared.modeling.fitting import tied_names, without_values
 from shared.modeling.loading import load_config, load_skeleton
-from shared.modeling.versions import tied_names
 
 _OWN, _IN_PARTS = "model.", "model.language_model."
 """What the text model's names begin with in memory, and in the files of a model of parts."""

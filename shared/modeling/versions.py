@@ -45,14 +45,6 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().to("cpu") for name, parameter in model.named_parameters()}
 
 
-def tied_names(model: nn.Module) -> dict[str, str]:
-    """The name that `model_tensors` gives a parameter, by each further name that it has in the model."""
-    # By identity: tied parameters are one object under two names.
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    every = model.named_parameters(remove_duplicate=False)
-    return {name: names[id(one)] for name, one in every if names[id(one)] != name}
-
-
 def set_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy `tensors` into the model's parameters. Raises ModelError where names or shapes are others."""
     parameters = dict(model.named_parameters())

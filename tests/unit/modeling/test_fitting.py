@@ -116,6 +116,18 @@ def test_what_transformers_does_without_is_no_fault(
     assert all(torch.equal(before[name], after[name]) for name in before | after)
 
 
+def test_an_output_layer_of_its_own_is_refused_where_the_config_says_that_it_is_the_embedding(model_dir: Path) -> None:
+    def another(tensors: dict[str, Tensor]) -> None:
+        _output_layer_too(tensors)
+        tensors["lm_head.weight"][-1] += 1
+
+    change_weights(model_dir, another)
+    with pytest.raises(ModelError, match=r"expected lm_head\.weight in .* to be model\.embed_tokens\.weight, as"):
+        check_model(model_dir)
+    change_json(model_dir / "config.json", tie_word_embeddings=False)
+    check_model(model_dir)
+
+
 def test_a_model_in_several_files_fits_and_one_of_them_missing_is_named(tiny_dir: Path, model_dir: Path) -> None:
     (model_dir / SINGLE_FILE).unlink()
     load_model(tiny_dir).save_pretrained(model_dir, max_shard_size="10KB")

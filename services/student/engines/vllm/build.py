@@ -32,9 +32,9 @@ from shared.contracts.models import ServedBy, served_by_file
 from shared.errors import ConfigError
 from shared.files.durable import atomic_write
 from shared.modeling.checksums import weights_checksum
+from shared.modeling.fitting import tied_names
 from shared.modeling.loading import check_weights, load_skeleton, load_tokenizer, vocabulary_size
 from shared.modeling.serving import require_served, served_modules
-from shared.modeling.versions import tied_names
 from shared.vllm import BASE, Model, arguments, environment, find_installation
 
 LOG_LINES = 25

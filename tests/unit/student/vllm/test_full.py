@@ -18,8 +18,9 @@ from services.student.weights.loader import VersionRefusedError, WeightLoader
 from shared.contracts.jobs import JobDone, JobKind
 from shared.errors import ModelError
 from shared.modeling.checksums import file_checksum
+from shared.modeling.fitting import tied_names
 from shared.modeling.loading import load_model, load_skeleton, load_tokenizer
-from shared.modeling.versions import MODEL_FILE, model_tensors, tied_names
+from shared.modeling.versions import MODEL_FILE, model_tensors
 from tests.fakes.bus.memory_server import MemoryServer
 from tests.fakes.student import APART, StudentBench, prepare_models, publish_version
 from tests.fakes.vllm import BASE
