@@ -1,12 +1,16 @@
 """How a batch is filled."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.student.work.jobs import Room, used
+from services.student.work.jobs import GATHER_S, Room, used
+from shared.bus.port import Delivery
 from shared.contracts.jobs import JOB_PRIORITY, Job, JobKind
-from tests.fakes.student import make_job
+from tests.fakes.student import StudentBench, make_job
 
 FEEDBACK, REVISE, ROLLOUT, EVAL = JOB_PRIORITY
 SIZES = dict.fromkeys(JobKind, 4)
@@ -70,3 +74,20 @@ def test_a_filled_batch_never_exceeds_the_slots_by_more_than_feedback(
     assert used(lower) <= slots
     assert used(held) <= max(slots, first) + 20
     assert room.free(held) == max(0, slots - used(held))
+
+
+def test_a_full_batch_waits_for_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = StudentBench(tmp_path, slots=8)
+    bench.turn()
+    waits: list[float] = []
+    take = bench.bus.take
+
+    def noted(*queues: Any, **how: Any) -> list[Delivery]:
+        waits.append(how["block_s"])
+        return take(*queues, **how)
+
+    monkeypatch.setattr(bench.bus, "take", noted)
+    for number in range(1, 5):
+        bench.broker.issue(ROLLOUT, number, samples=2)
+    assert (len(bench.done()), waits[1:]) == (4, [GATHER_S, GATHER_S, GATHER_S, 0.0])
+    bench.close()

@@ -95,14 +95,6 @@ def test_jobs_that_come_in_a_burst_run_together(bench: StudentBench, monkeypatch
     assert [len(call) for call in bench.engine.calls] == [8]
 
 
-def test_a_full_batch_waits_for_no_more(bench: StudentBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits, take = list[float](), bench.bus.take
-    monkeypatch.setattr(bench.bus, "take", lambda *of, **how: waits.append(how["block_s"]) or take(*of, **how))
-    for number in range(1, 5):
-        bench.broker.issue(ROLLOUT, number, samples=2)
-    assert (len(bench.done()), waits[1:]) == (4, [GATHER_S, GATHER_S, GATHER_S, 0.0])
-
-
 def test_groups_run_by_version_with_the_most_urgent_first(bench: StudentBench, tmp_path: Path) -> None:
     publish_version(tmp_path, 1)
     bench.broker.serve("a@v1", "a@v0")
