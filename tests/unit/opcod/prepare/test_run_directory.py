@@ -114,7 +114,8 @@ def test_a_run_that_began_before_a_setting_was_refused_is_still_read_but_not_beg
     rewrite(paths, section, key, value)
     read = stored_settings(paths)
     assert read.names == ("a", "b")
-    up = Deployment.model_construct(run_dir=paths.run_dir)
+    run, key_file = paths.run, paths.run_dir / "key"
+    up = Deployment(run=run, run_dir=paths.run_dir, mode="up", key_file=key_file, redis_url="redis://127.0.0.1:1")
     assert up.settings() == read
     for begin in (lambda: kept_settings(paths, None, None, None), lambda: settings_of(paths.run_dir)):
         with pytest.raises(ConfigError, match=said):
